@@ -1,0 +1,1 @@
+"""Real container clients, driven as a user would, against the proxy."""
