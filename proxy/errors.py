@@ -63,7 +63,7 @@ class BlobUploadUnknown(RegistryError):
 class RangeInvalid(RegistryError):
     """A chunk that does not begin where the upload stands, or a range outside a blob."""
 
-    code = "BLOB_UPLOAD_INVALID"
+    code = "RANGE_INVALID"  # distribution's; the spec has none of its own
     status = 416
 
 

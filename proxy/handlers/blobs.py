@@ -1,0 +1,80 @@
+"""GET, HEAD and DELETE of blobs."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from proxy.handlers.ranges import Range
+from proxy.handlers.replies import head_reply, reply, stream_reply
+from proxy.handlers.routes import Route
+from proxy.oci import Digest
+from proxy.services.blobs import Blobs, OnDisk, Streamed
+from proxy.services.registries import Target
+
+
+class BlobHandlers:
+    """Renders blobs."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    async def get(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        digest = _digest(route)
+        wanted = Range.parse(request.headers.get("Range"))
+        first = wanted.first if wanted is not None and wanted.first is not None else 0
+        blob = await self._blobs.open(target, digest, first)
+        if isinstance(blob, OnDisk):
+            with blob.pin:
+                return await _send_file(request, digest, blob, wanted)
+        return await _send_stream(request, digest, blob, wanted)
+
+    async def head(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        digest = _digest(route)
+        size = await self._blobs.stat(target, digest)
+        return head_reply(size, {**_headers(digest), "Accept-Ranges": "bytes"})
+
+    async def delete(
+        self, request: web.Request, route: Route, target: Target
+    ) -> web.StreamResponse:
+        await self._blobs.delete(target, _digest(route))
+        return reply(202)
+
+
+async def _send_file(
+    request: web.Request, digest: Digest, blob: OnDisk, wanted: Range | None
+) -> web.StreamResponse:
+    if wanted is not None:
+        wanted.resolve(blob.pin.size)  # 416 with the registry's body, not the file server's
+    elif "Range" in request.headers:
+        # A range that may be ignored is, rather than refused by the file server.
+        kept = request.headers.copy()
+        kept.popall("Range")
+        request = request.clone(headers=kept)
+    response = web.FileResponse(blob.pin.path, headers={**reply().headers, **_headers(digest)})
+    await response.prepare(request)  # sends it all; the pin must last until then
+    return response
+
+
+async def _send_stream(
+    request: web.Request, digest: Digest, blob: Streamed, wanted: Range | None
+) -> web.StreamResponse:
+    headers = _headers(digest)
+    if blob.total is None:
+        return await stream_reply(request, 200, headers, blob.read(0, None))
+    headers["Accept-Ranges"] = "bytes"
+    if wanted is None:
+        headers["Content-Length"] = str(blob.total)
+        return await stream_reply(request, 200, headers, blob.read(0, None))
+    start, end = wanted.resolve(blob.total)
+    headers["Content-Length"] = str(end - start)
+    headers["Content-Range"] = f"bytes {start}-{end - 1}/{blob.total}"
+    return await stream_reply(request, 206, headers, blob.read(start, end))
+
+
+def _headers(digest: Digest) -> dict[str, str]:
+    return {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest}
+
+
+def _digest(route: Route) -> Digest:
+    assert route.digest is not None  # noqa: S101 routes.parse gives every blob a digest
+    return route.digest

@@ -1,0 +1,66 @@
+"""Tags, repositories and referrers."""
+
+from __future__ import annotations
+
+import json
+
+from aiohttp import web
+
+from proxy.errors import PageInvalid
+from proxy.handlers.replies import next_link, reply
+from proxy.handlers.routes import Route
+from proxy.oci import OCI_INDEX
+from proxy.services.listings import Listings, PageRequest
+from proxy.services.registries import Target
+from proxy.upstream import Page, Registry
+
+
+class ListingHandlers:
+    """Renders lists."""
+
+    def __init__(self, listings: Listings) -> None:
+        self._listings = listings
+
+    async def tags(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        page = await self._listings.tags(target, _page(request))
+        # The name as the client wrote it: a parent proxy's or a registry's host before it too.
+        return _render(request, page, {"name": route.name, "tags": page.names})
+
+    async def repositories(self, request: web.Request, registry: Registry) -> web.StreamResponse:
+        page = await self._listings.repositories(registry, _page(request))
+        return _render(request, page, {"repositories": page.names})
+
+    async def referrers(
+        self, request: web.Request, route: Route, target: Target
+    ) -> web.StreamResponse:
+        assert route.digest is not None  # noqa: S101 routes.parse gives every subject a digest
+        wanted = request.query.get("artifactType")
+        found = await self._listings.referrers(target, route.digest, wanted)
+        headers = {"OCI-Filters-Applied": "artifactType"} if found.filtered else {}
+        if found.next_query is not None:
+            headers |= next_link(request.path, _with_ns(request, dict(found.next_query)))
+        return reply(body=found.content, content_type=OCI_INDEX, headers=headers)
+
+
+def _page(request: web.Request) -> PageRequest:
+    text = request.query.get("n")
+    if text is None:
+        return PageRequest(last=request.query.get("last"))
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise PageInvalid(f"n={text[:40]!r} is no number of entries")
+    return PageRequest(int(text), request.query.get("last"))
+
+
+def _render(request: web.Request, page: Page, content: dict[str, object]) -> web.Response:
+    headers = {}
+    if page.next_last is not None:
+        query = {"last": page.next_last}
+        if "n" in request.query:
+            query["n"] = request.query["n"]
+        headers = next_link(request.path, _with_ns(request, query))
+    return reply(body=json.dumps(content).encode(), headers=headers)
+
+
+def _with_ns(request: web.Request, query: dict[str, str]) -> dict[str, str]:
+    ns = request.query.get("ns")
+    return query if ns is None else query | {"ns": ns}

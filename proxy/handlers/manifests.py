@@ -1,0 +1,112 @@
+"""GET, HEAD, PUT and DELETE of manifests."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote, urlencode
+
+from aiohttp import web
+from proxy.handlers.viewer import Show, choose
+
+from proxy.errors import ManifestInvalid, ManifestTooLarge
+from proxy.handlers.replies import head_reply, reply
+from proxy.handlers.routes import Route
+from proxy.oci import MAX_MANIFEST_BYTES, Reference
+from proxy.peer import PEER_HEADER
+from proxy.services.manifests import Manifests, Want
+from proxy.services.registries import Target
+
+
+class ManifestHandlers:
+    """Renders manifests. `show` forces the form that readers of a cache get, by registry."""
+
+    def __init__(self, manifests: Manifests, show: dict[str, Show]) -> None:
+        self._manifests = manifests
+        self._show = show
+
+    async def get(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        want = self._want(request, target)
+        manifest = await self._manifests.get(target, _reference(route), want)
+        return reply(
+            body=manifest.content,
+            content_type=manifest.media_type,
+            headers={"Docker-Content-Digest": manifest.digest, "Etag": f'"{manifest.digest}"'},
+        )
+
+    async def head(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        want = self._want(request, target)
+        head = await self._manifests.head(target, _reference(route), want)
+        headers = {
+            "Content-Type": head.media_type,
+            "Docker-Content-Digest": head.digest,
+            "Etag": f'"{head.digest}"',
+        }
+        return head_reply(head.size, headers)
+
+    async def put(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        content = await _read_manifest(request)
+        media_type = _media_type(request, content)
+        pushed = await self._manifests.put(target, _reference(route), content, media_type)
+        headers = {
+            "Docker-Content-Digest": pushed.digest,
+            "Location": location(request, f"/v2/{route.name}/manifests/{pushed.digest}"),
+        }
+        if pushed.subject is not None:
+            headers["OCI-Subject"] = pushed.subject
+        return reply(201, headers=headers)
+
+    async def delete(
+        self, request: web.Request, route: Route, target: Target
+    ) -> web.StreamResponse:
+        await self._manifests.delete(target, _reference(route))
+        return reply(202)
+
+    def _want(self, request: web.Request, target: Target) -> Want:
+        return choose(
+            request.headers.getall("Accept", []),
+            request.headers.get("User-Agent", ""),
+            peer=PEER_HEADER in request.headers,
+            show=self._show[target.registry.name],
+        )
+
+
+def location(request: web.Request, path: str) -> str:
+    """A location on this proxy: relative, and under the registry that the client named."""
+    ns = request.query.get("ns")
+    return quote(path) if ns is None else f"{quote(path)}?{urlencode({'ns': ns})}"
+
+
+def _reference(route: Route) -> Reference:
+    assert route.reference is not None  # noqa: S101 routes.parse gives every manifest one
+    return route.reference
+
+
+async def _read_manifest(request: web.Request) -> bytes:
+    if (request.content_length or 0) > MAX_MANIFEST_BYTES:
+        raise _too_large()
+    content = bytearray()
+    async for chunk in request.content.iter_any():
+        content += chunk
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise _too_large()
+    return bytes(content)
+
+
+def _too_large() -> ManifestTooLarge:
+    return ManifestTooLarge(
+        f"a manifest of more than {MAX_MANIFEST_BYTES} bytes (4 MiB) is taken by no registry: "
+        "make it name fewer layers"
+    )
+
+
+def _media_type(request: web.Request, content: bytes) -> str:
+    """What the client says it is, or what the manifest says of itself."""
+    if "Content-Type" in request.headers:
+        return request.headers["Content-Type"].partition(";")[0].strip().lower()
+    try:
+        named = json.loads(content).get("mediaType")
+    except (ValueError, RecursionError, AttributeError):
+        named = None
+    if not isinstance(named, str):
+        raise ManifestInvalid("the manifest has no media type: send it with a Content-Type")
+    return named

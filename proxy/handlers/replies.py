@@ -1,0 +1,119 @@
+"""Replies of the registry API: the headers that all of them carry, errors, bodies that stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
+from urllib.parse import quote, urlencode
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from proxy import __version__
+from proxy.errors import Internal, NotFound, RegistryError, Unsupported
+from proxy.peer import PEER_HEADER
+
+_log = logging.getLogger(__name__)
+
+# A reply to HEAD has no body: why a manifest is not there must be readable all the same.
+ERROR_HEADER = "Ecr-Cache-Proxy-Error"
+
+_COMMON = {
+    "Docker-Distribution-Api-Version": "registry/2.0",
+    "X-Content-Type-Options": "nosniff",
+    PEER_HEADER: __version__,
+}
+
+
+def reply(
+    status: int = 200,
+    *,
+    body: bytes = b"",
+    content_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    response = web.Response(status=status, body=body, headers={**_COMMON, **(headers or {})})
+    if body:
+        response.headers["Content-Type"] = content_type
+    return response
+
+
+def head_reply(size: int | None, headers: Mapping[str, str]) -> web.Response:
+    """A reply to HEAD about content of `size` bytes (None: not known)."""
+    response = web.Response(headers={**_COMMON, **headers})
+    if size is not None:
+        response.headers["Content-Length"] = str(size)
+    return response
+
+
+def error_reply(error: RegistryError) -> web.Response:
+    return reply(
+        error.wire_status,
+        body=error.body(),
+        headers={**error.headers, ERROR_HEADER: error.reason()},
+    )
+
+
+async def stream_reply(
+    request: web.Request,
+    status: int,
+    headers: Mapping[str, str],
+    chunks: AsyncGenerator[bytes, None],
+) -> web.StreamResponse:
+    """Send a body of the length that `headers` name as it comes.
+
+    When it breaks off, the connection is broken too: a client must never take a part for the
+    whole, and nothing that is not of the body may be appended to it.
+    """
+    response = web.StreamResponse(status=status, headers={**_COMMON, **headers})
+    # At once, since upstream may take its time for the first byte.
+    response._send_headers_immediately = True
+    await response.prepare(request)
+    try:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if not await _written(response.write(chunk)):
+                    return response
+    except Exception as error:  # noqa: BLE001 whatever it was, the body is not whole
+        _log.warning("broke off %s %s: %s", request.method, request.path, error)
+        if request.transport is not None:
+            request.transport.abort()
+        return response
+    await _written(response.write_eof())
+    return response
+
+
+async def _written(write: Awaitable[None]) -> bool:
+    """False when the client has gone away, which is no error of anybody's here."""
+    try:
+        await write
+    except ConnectionError:
+        return False
+    return True
+
+
+@web.middleware
+async def render_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The one place where an error becomes a reply."""
+    try:
+        return await handler(request)
+    except RegistryError as error:
+        if error.wire_status >= 500:
+            _log.warning("%s %s: %s", request.method, request.path, error.reason())
+        return error_reply(error)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return error_reply(Unsupported(f"{request.method} is not supported here: {allowed} are"))
+    except web.HTTPNotFound:
+        return error_reply(NotFound(f"{request.path[:200]!r} is not served here; /v2/ is"))
+    except ConnectionError:
+        raise  # the client is gone: there is nobody to answer
+    except Exception:  # noqa: BLE001 the last resort: logged with its traceback
+        _log.exception("%s %s failed", request.method, request.path)
+        return error_reply(Internal("the proxy failed at this request; its log says why"))
+
+
+def next_link(path: str, query: Mapping[str, str]) -> dict[str, str]:
+    """The Link header to the next page of a list, relative, so that it leads back here."""
+    return {"Link": f'<{quote(path)}?{urlencode(query)}>; rel="next"'}

@@ -1,0 +1,119 @@
+"""Uploads of blobs: begin, continue, finish, ask, cancel, mount (distribution-spec, "Push")."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import web
+
+from proxy.errors import BlobUploadInvalid, DigestInvalid
+from proxy.handlers.manifests import location
+from proxy.handlers.ranges import parse_chunk
+from proxy.handlers.replies import reply
+from proxy.handlers.routes import Route, parse_digest
+from proxy.oci import Digest
+from proxy.services.registries import Registries, Target
+from proxy.services.uploads import Uploads
+
+# The most that a client's body is taken in at once, in bytes.
+_PIECE: Final = 256 * 1024
+
+
+class UploadHandlers:
+    """Renders uploads."""
+
+    def __init__(self, uploads: Uploads, registries: Registries) -> None:
+        self._uploads = uploads
+        self._registries = registries
+
+    async def start(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        if "mount" in request.query:
+            return await self._mount(request, route, target)
+        token = await self._uploads.start(target)
+        if "digest" not in request.query:
+            return _accepted(request, route, token, 0)
+        digest = parse_digest(request.query["digest"])
+        await self._uploads.finish(target, token, digest, _body(request), offset=None)
+        return _created(request, route, digest)
+
+    async def _mount(
+        self, request: web.Request, route: Route, target: Target
+    ) -> web.StreamResponse:
+        digest = parse_digest(request.query["mount"])
+        token: str | None
+        if "from" in request.query:
+            source = await self._registries.mount_source(request.query["from"], target)
+            if source is None:  # in another registry: nothing can be mounted from there
+                token = await self._uploads.start(target)
+            else:
+                token = await self._uploads.mount(target, digest, source)
+        else:
+            token = await self._uploads.mount(target, digest, None)
+        if token is None:
+            return _created(request, route, digest)
+        return _accepted(request, route, token, 0)
+
+    async def append(
+        self, request: web.Request, route: Route, target: Target
+    ) -> web.StreamResponse:
+        offset = parse_chunk(request.headers.get("Content-Range"), request.content_length)
+        size = await self._uploads.append(target, route.token, _body(request), offset=offset)
+        return _accepted(request, route, route.token, size)
+
+    async def finish(
+        self, request: web.Request, route: Route, target: Target
+    ) -> web.StreamResponse:
+        digest = _claimed(request)
+        offset = None
+        if request.body_exists:
+            offset = parse_chunk(request.headers.get("Content-Range"), request.content_length)
+        await self._uploads.finish(target, route.token, digest, _body(request), offset=offset)
+        return _created(request, route, digest)
+
+    async def status(
+        self, request: web.Request, route: Route, target: Target
+    ) -> web.StreamResponse:
+        size = await self._uploads.status(target, route.token)
+        return reply(204, headers=_progress(request, route, route.token, size))
+
+    async def cancel(
+        self, request: web.Request, route: Route, target: Target
+    ) -> web.StreamResponse:
+        await self._uploads.cancel(target, route.token)
+        return reply(204)
+
+
+async def _body(request: web.Request) -> AsyncIterator[bytes]:
+    """What the client sends; a client that breaks off mid-body has sent an invalid upload."""
+    try:
+        async for chunk in request.content.iter_chunked(_PIECE):
+            yield chunk
+    except web.RequestPayloadError as error:
+        raise BlobUploadInvalid(f"the body broke off: {error}") from error
+
+
+def _claimed(request: web.Request) -> Digest:
+    if "digest" not in request.query:
+        raise DigestInvalid("an upload is finished with ?digest=<the blob's digest>")
+    return parse_digest(request.query["digest"])
+
+
+def _progress(request: web.Request, route: Route, token: str, size: int) -> dict[str, str]:
+    return {
+        "Location": location(request, f"/v2/{route.name}/blobs/uploads/{token}"),
+        "Range": f"0-{max(0, size - 1)}",
+        "Docker-Upload-UUID": token,
+    }
+
+
+def _accepted(request: web.Request, route: Route, token: str, size: int) -> web.Response:
+    return reply(202, headers=_progress(request, route, token, size))
+
+
+def _created(request: web.Request, route: Route, digest: Digest) -> web.Response:
+    headers = {
+        "Location": location(request, f"/v2/{route.name}/blobs/{digest}"),
+        "Docker-Content-Digest": digest,
+    }
+    return reply(201, headers=headers)

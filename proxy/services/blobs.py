@@ -1,0 +1,165 @@
+"""Blobs for readers: from disk where they may have them, else from upstream while they are stored.
+
+Where the bytes lie is the cache's business, how they come is upstream's; here it is decided whom
+to ask, and that nobody gets a blob that upstream does not grant under the repository they name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.cache import BlobStore, PinnedBlob
+from proxy.errors import BlobUnknown, RegistryError
+from proxy.events import Event, Events, Kind
+from proxy.oci import Digest
+from proxy.services.proofs import Proofs
+from proxy.services.registries import Target
+from proxy.singleflight import SingleFlight
+from proxy.upstream import BlobStream
+
+# A range that begins further into a blob than this does not wait for a fill from its beginning.
+FAR_AHEAD: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """A blob in the cache; the pin is the reader's to release."""
+
+    pin: PinnedBlob
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A blob on its way: `total` is its size in bytes, None if upstream does not say.
+
+    `read(start, end)` gives the bytes of that range (end exclusive, None for the end of the blob);
+    what it raises means that the rest cannot be had.
+    """
+
+    total: int | None
+    read: Callable[[int, int | None], AsyncGenerator[bytes, None]]
+
+
+class _UpstreamBlob:
+    """Where a fill's bytes come from: one blob under one repository."""
+
+    def __init__(self, target: Target, digest: Digest) -> None:
+        self._target = target
+        self._digest = digest
+
+    def open(self, start: int) -> AbstractAsyncContextManager[BlobStream]:
+        return self._target.registry.open_blob(self._target.repository, self._digest, start=start)
+
+
+class Blobs:
+    """Finds, fetches, stats and deletes blobs under a repository."""
+
+    def __init__(self, store: BlobStore, proofs: Proofs, events: Events) -> None:
+        self._store = store
+        self._proofs = proofs
+        self._events = events
+        self._questions: SingleFlight[tuple[str, str, Digest], int | None] = SingleFlight()
+
+    async def close(self) -> None:
+        await self._questions.close()
+
+    async def stat(self, target: Target, digest: Digest) -> int | None:
+        """The blob's size in bytes as upstream has it; raises `BlobUnknown`.
+
+        Never answered from disk alone: a client that is told that a blob is there does not upload
+        it, and its manifest would be refused.
+        """
+        size = await self._questions.do((*target.key, digest), lambda: self._ask(target, digest))
+        if size is None:
+            pin = self._store.find(digest)
+            if pin is not None:
+                with pin:
+                    size = pin.size
+        return size
+
+    async def open(self, target: Target, digest: Digest, first: int) -> OnDisk | Streamed:
+        """The blob under that repository; the client wants it from its byte `first` on.
+
+        Raises `BlobUnknown`, or what upstream answers.
+        """
+        pin = self._store.find(digest)
+        if pin is not None:
+            try:
+                await self._permit(target, digest)
+            except BaseException:
+                pin.release()
+                raise
+            self._tell(Kind.HIT, target, digest, pin.size)
+            return OnDisk(pin)
+        if first > FAR_AHEAD and not self._store.is_filling(digest):
+            return await self._far(target, digest)
+        return await self._follow(target, digest)
+
+    async def delete(self, target: Target, digest: Digest) -> None:
+        self._proofs.drop(target, digest)
+        await target.registry.delete_blob(target.repository, digest)
+
+    async def _follow(self, target: Target, digest: Digest) -> Streamed:
+        while True:
+            if self._store.is_filling(digest):
+                # The fill may be running on another repository's permission.
+                await self._permit(target, digest)
+            source = _UpstreamBlob(target, digest)
+            fill = self._store.fill(digest, source)
+            ours = fill.source is source
+            try:
+                total = await fill.total()
+            except RegistryError:
+                if ours:
+                    self._proofs.drop(target, digest)
+                    raise
+                # Refused to another repository, which says nothing about this one: begin anew.
+                continue
+            self._proofs.add(target, digest)
+            self._tell(Kind.MISS if ours else Kind.JOIN, target, digest, total or 0)
+            return Streamed(total, fill.reader)
+
+    async def _far(self, target: Target, digest: Digest) -> Streamed:
+        """Straight from upstream, unstored: the size is asked first, as the reply names it."""
+        total = await self.stat(target, digest)
+        self._tell(Kind.BYPASS, target, digest, 0)
+
+        async def read(start: int, end: int | None) -> AsyncGenerator[bytes, None]:
+            async with target.registry.open_blob(
+                target.repository, digest, start=start, end=end
+            ) as stream:
+                skip = start - stream.start
+                left = None if end is None else end - start
+                async for chunk in stream.chunks():
+                    # An upstream that ignores Range begins at 0 and goes on to the end.
+                    piece = chunk[skip:] if skip else chunk
+                    skip = max(0, skip - len(chunk))
+                    if left is not None:
+                        piece = piece[:left]
+                        left -= len(piece)
+                    if piece:
+                        yield piece
+                    if left == 0:
+                        return
+
+        return Streamed(total, read)
+
+    async def _permit(self, target: Target, digest: Digest) -> None:
+        if not self._proofs.has(target, digest):
+            await self._questions.do((*target.key, digest), lambda: self._ask(target, digest))
+
+    async def _ask(self, target: Target, digest: Digest) -> int | None:
+        try:
+            size = await target.registry.head_blob(target.repository, digest)
+        except BlobUnknown:
+            self._proofs.drop(target, digest)
+            raise
+        self._proofs.add(target, digest)
+        return size
+
+    def _tell(self, kind: Kind, target: Target, digest: Digest, size: int) -> None:
+        registry, repository = target.key
+        self._events.emit(Event(kind, registry, repository, digest, size))

@@ -1,0 +1,34 @@
+"""Tags, repositories and referrers: asked upstream each time, since all of them change there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.oci import Digest
+from proxy.services.registries import Target
+from proxy.upstream import Page, Referrers, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """`n` entries at most (None: as many as upstream likes), after the entry `last`."""
+
+    n: int | None = None
+    last: str | None = None
+
+
+class Listings:
+    """The three lists of the registry API; each raises what upstream answers."""
+
+    async def tags(self, target: Target, page: PageRequest) -> Page:
+        return await target.registry.list_tags(target.repository, n=page.n, last=page.last)
+
+    async def repositories(self, registry: Registry, page: PageRequest) -> Page:
+        return await registry.list_repositories(n=page.n, last=page.last)
+
+    async def referrers(
+        self, target: Target, subject: Digest, artifact_type: str | None
+    ) -> Referrers:
+        return await target.registry.list_referrers(
+            target.repository, subject, artifact_type=artifact_type
+        )

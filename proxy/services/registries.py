@@ -1,0 +1,124 @@
+"""Which upstream registry and repository a client means (the four ways to name one)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxy.errors import NameInvalid, NameUnknown
+from proxy.oci import RepositoryName
+from proxy.upstream import Registry, parse_host
+
+
+class Rewrite(StrEnum):
+    """Whether legacy cache pushes to a registry are rewritten."""
+
+    AUTO = "auto"  # where the registry is ECR
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A repository in a registry: what every fact, record and proof is keyed by."""
+
+    registry: Registry
+    repository: RepositoryName
+    rewrite: Rewrite = Rewrite.AUTO
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.registry.name, self.repository)
+
+    async def rewrites_pushes(self) -> bool:
+        """Only the last proxy of a chain rewrites: the one that talks to the registry itself."""
+        if self.rewrite is Rewrite.NEVER:
+            return False
+        if self.registry.is_ecr:
+            return True
+        return self.rewrite is Rewrite.ALWAYS and not await self.registry.is_peer()
+
+    async def converts_pulls(self) -> bool:
+        """Whether readers get a cache in the form that they understand.
+
+        Behind another proxy too: that one hands its peers what is stored, whoever asks.
+        """
+        if self.rewrite is Rewrite.NEVER:
+            return False
+        return (
+            self.registry.is_ecr or self.rewrite is Rewrite.ALWAYS or await self.registry.is_peer()
+        )
+
+
+class Registries:
+    """The configured registries by the name that clients use; the first one is the default."""
+
+    def __init__(self, registries: Sequence[Registry], rewrite: Mapping[str, Rewrite]) -> None:
+        self._by_name = {registry.name: registry for registry in registries}
+        self._default = registries[0]
+        self._rewrite = rewrite
+
+    def all(self) -> tuple[Registry, ...]:
+        return tuple(self._by_name.values())
+
+    async def resolve(self, name: str, ns: str | None) -> Target:
+        """The target of a request for `name`, with `?ns=` if the client sent one.
+
+        Raises `NameInvalid` for what is no repository name, `NameUnknown` (naming the configured
+        registries) for a registry that is not configured.
+        """
+        if ns is not None:
+            return self._target(self._by_name.get(ns) or await self._parent(ns), name, host=ns)
+        first, _, rest = name.partition("/")
+        if rest and first in self._by_name:
+            return self._target(self._by_name[first], rest)
+        # Only what can be nothing but a registry is refused: `ghcr.io/…` is a common prefix of
+        # ECR's pull-through repositories, and so a repository name here.
+        if rest and parse_host(first) is not None:
+            return self._target(await self._parent(first), rest, host=first)
+        return self._target(self._default, name)
+
+    async def catalog(self, ns: str | None) -> Registry:
+        """The registry whose repositories are to be listed."""
+        if ns is None:
+            return self._default
+        registry = self._by_name.get(ns)
+        if registry is None:
+            raise self._unknown(ns)
+        return registry
+
+    async def mount_source(self, name: str, target: Target) -> RepositoryName | None:
+        """The repository that a mount's `from` names, or None if it is in another registry."""
+        try:
+            source = await self.resolve(name, None)
+        except NameUnknown:
+            return None
+        if source.registry is target.registry:
+            return source.repository
+        # A client that addresses by `?ns=` names its source without a registry.
+        if source.registry is self._default and source.repository == name:
+            return RepositoryName.parse(name)
+        return None
+
+    async def _parent(self, host: str) -> Registry:
+        """Another proxy as the default upstream may know a registry that is not known here."""
+        if await self._default.is_peer():
+            return self._default
+        raise self._unknown(host)
+
+    def _target(self, registry: Registry, name: str, *, host: str = "") -> Target:
+        if host and registry.name != host:
+            name = f"{host}/{name}"
+        try:
+            repository = RepositoryName.parse(name)
+        except ValueError as error:
+            raise NameInvalid(str(error)) from error
+        return Target(registry, repository, self._rewrite[registry.name])
+
+    def _unknown(self, host: str) -> NameUnknown:
+        known = ", ".join(self._by_name)
+        return NameUnknown(
+            f"the registry {host[:255]!r} is not configured in this proxy; "
+            f"configured: {known}. Add it with --registry or in the configuration file"
+        )
