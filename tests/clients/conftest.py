@@ -36,6 +36,12 @@ def context(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def repository() -> str:
+    """A repository that no other test uses."""
+    return f"clients/{uuid4().hex}"
+
+
+@pytest.fixture
 def skopeo(tmp_path: Path) -> Skopeo:
     """skopeo with its files in the test's own folder."""
     if reason := Skopeo.missing():

@@ -32,62 +32,24 @@ class Skopeo:
         """Why it cannot run here, or None."""
         return None if find_program("skopeo") else "no skopeo: run .ci/clients"
 
-    def copy(
-        self, source: str, destination: str, *, all_images: bool = False, check: bool = True
-    ) -> Outcome:
-        """`skopeo copy`; `all_images` takes every image of an index, not this platform's alone."""
-        options = ["--all"] if all_images else []
-        return self._run(
-            "copy",
-            "--src-tls-verify=false",
-            "--dest-tls-verify=false",
-            *options,
-            source,
-            destination,
-            check=check,
-        )
+    def copy(self, source: str, destination: str) -> Outcome:
+        """`skopeo copy`, of every image of an index if the source is one."""
+        options = ("--all", "--src-tls-verify=false", "--dest-tls-verify=false")
+        return self._run("copy", *options, source, destination)
 
-    def sync_to_folder(
-        self, repository: str, folder: Path, *, all_images: bool = True, check: bool = True
-    ) -> Outcome:
+    def sync_to_folder(self, repository: str, folder: Path) -> Outcome:
         """`skopeo sync` of every tag of HOST:PORT/REPO; each becomes a folder `NAME:TAG`."""
-        options = ["--all"] if all_images else []
-        return self._run(
-            "sync",
-            "--src=docker",
-            "--dest=dir",
-            "--src-tls-verify=false",
-            *options,
-            repository,
-            str(folder),
-            check=check,
-        )
-
-    def sync_to_registry(self, folder: Path, prefix: str, *, check: bool = True) -> Outcome:
-        """`skopeo sync` of what `sync_to_folder` wrote, to HOST:PORT/PREFIX."""
-        return self._run(
-            "sync",
-            "--src=dir",
-            "--dest=docker",
-            "--dest-tls-verify=false",
-            "--all",
-            str(folder),
-            prefix,
-            check=check,
-        )
-
-    def manifest(self, image: str) -> bytes:
-        """The bytes of the image's manifest."""
-        return self._run("inspect", "--raw", "--tls-verify=false", image).log.encode()
+        options = ("--all", "--src=docker", "--dest=dir", "--src-tls-verify=false")
+        return self._run("sync", *options, repository, str(folder))
 
     def tags(self, repository: str) -> frozenset[str]:
         """The tags of docker://HOST:PORT/REPO."""
         answer = self._run("list-tags", "--tls-verify=false", repository).log
         return frozenset(json.loads(answer)["Tags"])
 
-    def _run(self, *arguments: str, check: bool = True) -> Outcome:
+    def _run(self, *arguments: str) -> Outcome:
         # No signature is to be checked, whatever the system's policy.json asks for.
-        return run(["skopeo", "--insecure-policy", *arguments], env=self._env, check=check)
+        return run(["skopeo", "--insecure-policy", *arguments], env=self._env)
 
 
 class Buildah:
@@ -117,10 +79,9 @@ class Buildah:
         self._run("commit", policy, f"--format={image_format}", "--quiet", container, name)
         self._run("rm", container)
 
-    def push(self, name: str, destination: str, *, check: bool = True) -> str:
+    def push(self, name: str, destination: str) -> str:
         """Pushes a local image to docker://HOST:PORT/REPO:TAG; returns its manifest's digest."""
         digest = self._folder / "pushed-digest"
-        digest.unlink(missing_ok=True)
         self._run(
             "push",
             "--tls-verify=false",
@@ -128,9 +89,8 @@ class Buildah:
             f"--digestfile={digest}",
             name,
             destination,
-            check=check,
         )
-        return digest.read_text().strip() if digest.exists() else ""
+        return digest.read_text().strip()
 
     def pull(self, source: str) -> str:
         """Pulls docker://HOST:PORT/REPO:TAG; returns the digest of the manifest received."""
@@ -148,5 +108,5 @@ class Buildah:
         container = self._run("from", "--pull-never", policy, image).log.split()[-1]
         return Path(self._run("mount", container).log.strip())
 
-    def _run(self, *arguments: str, check: bool = True) -> Outcome:
-        return run(["buildah", *arguments], env=self._env, check=check)
+    def _run(self, *arguments: str) -> Outcome:
+        return run(["buildah", *arguments], env=self._env)
