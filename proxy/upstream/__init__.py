@@ -1,0 +1,37 @@
+"""HTTP out: registries, their credentials, their errors; ECR and any other OCI registry.
+
+Never knows caches or rewriting. `Registry` is all that services see, and whatever it raises is a
+`RegistryError`. boto3 is imported in this package only.
+"""
+
+from __future__ import annotations
+
+from proxy.upstream.blobs import BlobStream
+from proxy.upstream.hosts import EcrHost, parse_host
+from proxy.upstream.registry import Registry, open_registry
+from proxy.upstream.values import (
+    Body,
+    ManifestHead,
+    Page,
+    PutReply,
+    Referrers,
+    RegistryConfig,
+    Tuning,
+    Upload,
+)
+
+__all__ = [
+    "BlobStream",
+    "Body",
+    "EcrHost",
+    "ManifestHead",
+    "Page",
+    "PutReply",
+    "Referrers",
+    "Registry",
+    "RegistryConfig",
+    "Tuning",
+    "Upload",
+    "open_registry",
+    "parse_host",
+]

@@ -1,0 +1,244 @@
+"""AWS through boto3, off the event loop: the credential chain, a role, the clients.
+
+The only place that knows boto3. Whatever it raises leaves as a `RegistryError` with plain words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+from botocore.exceptions import ClientError
+from yarl import URL
+
+from proxy.errors import RegistryError, Unavailable
+from proxy.upstream.aws_errors import explain, no_credentials
+from proxy.upstream.transport import choose_proxy
+from proxy.upstream.values import RegistryConfig
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS: Final = 5
+_READ_SECONDS: Final = 10
+_ATTEMPTS: Final = 2
+_DEFAULT_REGION: Final = "us-east-1"
+
+
+class Aws:
+    """One registry's way into AWS: its profile or the default chain, its role, its region.
+
+    Invariant: `_session` works as far as is known: it is dropped as soon as anything fails, since
+    botocore remembers the files it has read, and the next call starts from a fresh one.
+    `_session` and `_clients` are touched by one thread at a time (`_lock`): a session is not
+    thread-safe, and making a client is slow.
+    """
+
+    def __init__(
+        self,
+        config: RegistryConfig,
+        *,
+        region: str | None,
+        fips: bool = False,
+        dualstack: bool = False,
+        proxies: Mapping[str, str],
+    ) -> None:
+        self._config = config
+        self._region = region
+        self._variants = {
+            name: True
+            for name, on in (("use_fips_endpoint", fips), ("use_dualstack_endpoint", dualstack))
+            if on
+        }
+        self._proxies = dict(proxies)
+        self._lock = threading.Lock()
+        self._session: boto3.Session | None = None
+        self._clients: dict[str, Any] = {}
+        self._running: set[asyncio.Future[Any]] = set()
+
+    async def call(self, service: str, action: str, work: Callable[[Any], T]) -> T:
+        """Run `work` with a client of `service`, in a thread; `action` names it in errors.
+
+        Credentials that have been replaced meanwhile are read anew before it fails. Raises
+        `RegistryError` with words; `NoCredentials` if no source has any.
+        """
+
+        def attempt() -> T:
+            fresh = self._session is None
+            try:
+                return work(self._client(service))
+            except Exception as error:
+                self._forget()
+                if fresh or not _may_be_stale(error):
+                    raise
+            return work(self._client(service))
+
+        def run() -> T:
+            try:
+                return attempt()
+            except RegistryError:
+                self._forget()
+                raise
+            except Exception as error:
+                self._forget()
+                raise explain(error, action=action, registry=self._config.name) from error
+
+        return await self._in_thread(run)
+
+    async def close(self, wait: float) -> None:
+        """Wait for what is under way, `wait` seconds at most.
+
+        A thread inside boto3 cannot be interrupted; one that still runs dies with the process.
+        """
+        if self._running:
+            await asyncio.wait(self._running, timeout=wait)
+        self._forget()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        # A daemon thread of our own: the interpreter would wait for an executor's at exit, for as
+        # long as AWS does not answer. Calls are rare enough for a thread each.
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+                future.exception()  # seen, though its caller may have gone
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                with self._lock:
+                    result = work()
+            except BaseException as raised:  # noqa: BLE001 it is raised in the caller's task
+                error = raised
+            try:
+                loop.call_soon_threadsafe(settle, result, error)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits any more
+
+        threading.Thread(target=run, name=f"aws {self._config.name}", daemon=True).start()
+        # Shielded: a caller that gives up must not make `close` forget the thread.
+        return await asyncio.shield(future)
+
+    # All below runs in that thread.
+
+    def _client(self, service: str) -> Any:
+        if service not in self._clients:
+            if self._session is None:
+                self._session = self._open_session()
+            region = self._region or self._session.region_name or _DEFAULT_REGION
+            endpoint = self._config.api_url if service.startswith("ecr") else None
+            self._clients[service] = self._make(self._session, service, region, endpoint)
+        return self._clients[service]
+
+    def _forget(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients = {}
+        self._session = None
+
+    def _open_session(self) -> boto3.Session:
+        config = self._config
+        core = botocore.session.Session(profile=config.profile)
+        if config.access_key_id is not None:
+            core.set_credentials(config.access_key_id, config.secret_access_key)
+        else:
+            _refuse_mfa(core, config.name)
+        if self._region is not None:
+            core.set_config_variable("region", self._region)
+        credentials = core.get_credentials()
+        if credentials is None:
+            chain = core.get_component("credential_provider").providers
+            raise no_credentials(
+                [provider.METHOD for provider in chain],
+                registry=config.name,
+                profile=config.profile,
+            )
+        if config.role_arn is None:
+            return boto3.Session(botocore_session=core)
+        return self._assume_role(core, credentials)
+
+    def _assume_role(self, core: botocore.session.Session, source: Any) -> boto3.Session:
+        """A session with the role's credentials, which botocore renews by itself."""
+        config = self._config
+        region = self._region or core.get_config_variable("region") or _DEFAULT_REGION
+
+        def make_client(service: str, **keys: Any) -> Any:
+            return self._make(boto3.Session(botocore_session=core), service, region, None, **keys)
+
+        extra = {"RoleSessionName": config.role_session_name}
+        if config.external_id is not None:
+            extra["ExternalId"] = config.external_id
+        fetcher = AssumeRoleCredentialFetcher(
+            make_client, source, config.role_arn, extra_args=extra
+        )
+        role = botocore.session.Session(profile=config.profile)
+        role._credentials = DeferredRefreshableCredentials(
+            refresh_using=fetcher.fetch_credentials, method="assume-role"
+        )
+        return boto3.Session(botocore_session=role)
+
+    def _make(
+        self, session: boto3.Session, service: str, region: str, endpoint: str | None, **keys: Any
+    ) -> Any:
+        options: dict[str, Any] = {
+            "connect_timeout": _CONNECT_SECONDS,
+            "read_timeout": _READ_SECONDS,
+            "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            "user_agent_extra": "ecr-cache-proxy",
+            **(self._variants if endpoint is None else {}),
+        }
+
+        def client(proxies: dict[str, str]) -> Any:
+            return session.client(
+                service,
+                region_name=region,
+                endpoint_url=endpoint,
+                # A mapping, even an empty one, keeps botocore from reading the environment.
+                config=Config(proxies=proxies, **options),
+                **keys,
+            )
+
+        # Only the client knows where its endpoint is, and so whether it takes a forward proxy.
+        made = client({})
+        url = URL(made.meta.endpoint_url)
+        proxy = choose_proxy(url, self._proxies)
+        if proxy is None:
+            return made
+        made.close()
+        return client({url.scheme: proxy})
+
+
+def _refuse_mfa(core: botocore.session.Session, registry: str) -> None:
+    """Raise if the profile wants a code from a device: botocore would ask on the terminal."""
+    profiles = core.full_config.get("profiles", {})
+    name, seen = core.profile or "default", set()
+    while name and name not in seen:
+        seen.add(name)
+        profile = profiles.get(name, {})
+        if "mfa_serial" in profile:
+            raise Unavailable(
+                f"no token for {registry}: the profile {name} has mfa_serial, "
+                "and there is nobody to ask for the code. Use another profile or role"
+            )
+        name = profile.get("source_profile")
+
+
+def _may_be_stale(error: Exception) -> bool:
+    """Whether another session could do better: not when AWS said no, or does not answer."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return bool(400 <= status < 500 and status != 429)
+    return False

@@ -1,0 +1,277 @@
+"""A registry's HTTP API as calls: with credentials, repetitions and redirects, until it is settled.
+
+Between `transport`, which makes one exchange, and the nouns (manifests, blobs, uploads, listings),
+which know what to ask for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from proxy import errors
+from proxy.errors import RegistryError
+from proxy.upstream.auth import Authorizer
+from proxy.upstream.errors import Kind, What, Words, means_expired, read_words, translate
+from proxy.upstream.locations import Destinations, resolve
+from proxy.upstream.retry import REPEATABLE, Repetitions, retry_after
+from proxy.upstream.transport import (
+    Pool,
+    Request,
+    Sending,
+    Transport,
+    is_lasting,
+    translate_failure,
+    was_sent,
+)
+from proxy.upstream.values import Tuning
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS: Final = 5
+_MAX_ERROR_BYTES: Final = 64 * 1024
+_ERROR_BODY_SECONDS: Final = 10.0
+# A HEAD that is refused has no words, so an expired token looks like a denial. A token younger than
+# this has hardly expired; an older one is worth a try.
+_YOUNG: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question to the registry.
+
+    `path` follows the base URL; `location`, absolute, takes its place where upstream named it.
+    `safe`: repeating it does no harm, so it is repeated after a broken connection and an outage.
+    What is not safe is repeated only when upstream did not act on it: no connection, 401, 429.
+    """
+
+    method: str
+    what: What
+    path: str = ""
+    location: str | None = None
+    ok: tuple[int, ...] = (200,)
+    scope: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Sending | None = None
+    safe: bool = False
+    pool: Pool = Pool.REQUESTS
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A settled answer, read to its end. `url` is what was asked, for a relative Location."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+    url: str
+
+
+class Client:
+    """Asks one registry; every error that leaves it is a `RegistryError`."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        authorizer: Authorizer,
+        *,
+        name: str,
+        base: str,
+        redirect_hosts: tuple[str, ...],
+        tuning: Tuning,
+    ) -> None:
+        """`base`: the URL that `/v2/` follows, without a slash at its end."""
+        self.name = name
+        self._transport = transport
+        self._authorizer = authorizer
+        self._base = base
+        self._destinations = Destinations(URL(base, encoded=True), redirect_hosts)
+        self._tuning = tuning
+
+    def what(self, kind: Kind, repository: str = "", reference: str = "") -> What:
+        return What(self.name, kind, repository, reference)
+
+    async def ask(self, call: Call, *, limit: int = _MAX_ERROR_BYTES) -> Reply:
+        """The answer with its body, of at most `limit` bytes; raises for a status not in `ok`."""
+        repetitions = Repetitions(self._tuning)
+        while True:
+            async with self.open(call, repetitions) as response:
+                try:
+                    body = await _read(response, limit)
+                except (aiohttp.ClientError, OSError) as error:
+                    if call.safe and await repetitions.pause():
+                        continue
+                    raise translate_failure(error, response.url, call.what) from error
+                if len(body) > limit:
+                    raise errors.BadGateway(
+                        f"{self.name} answered with over {limit} bytes for {call.what}"
+                    )
+                return Reply(response.status, response.headers, body, str(response.url))
+
+    @asynccontextmanager
+    async def open(
+        self, call: Call, repetitions: Repetitions | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer with its body still to be read, redirects of a GET or HEAD followed.
+
+        On leaving, a body that was not read to its end takes its connection with it.
+        """
+        response = await self._settle(call, repetitions or Repetitions(self._tuning))
+        try:
+            yield response
+        finally:
+            response.close()
+
+    async def close(self) -> None:
+        await self._authorizer.close()
+        await self._transport.close()
+
+    def problem(self) -> str | None:
+        return self._authorizer.problem()
+
+    async def _settle(self, call: Call, repetitions: Repetitions) -> aiohttp.ClientResponse:
+        """Repeat until the answer is one of `ok`; raise what it is otherwise."""
+        refreshed = asked_again = False
+        start = self._destinations.check(call.location or self._base + call.path)
+        while True:
+            own = self._destinations.takes_credentials(start)
+            used = await self._authorizer.header(call.scope) if own else None
+            try:
+                response, url = await self._follow(call, start, used)
+            except _Failed as failed:
+                if self._may_repeat(call, failed.error) and await repetitions.pause():
+                    continue
+                raise translate_failure(failed.error, failed.url, call.what) from failed.error
+            if response.status in call.ok:
+                self._authorizer.accepted(used, scope=call.scope)
+                return response
+            status, headers = response.status, response.headers
+            body = await _read_quietly(response)
+            words = read_words(headers, body)
+            abroad = not self._destinations.takes_credentials(url)
+            if abroad and url != start and status in {400, 401, 403} and not asked_again:
+                # Presigned, and expired or else refused: ask for another URL (ECR.md §3).
+                asked_again = True
+                continue
+            if own and not abroad and not refreshed:
+                refreshed = True
+                if await self._refresh(call, status, headers, words, used):
+                    continue
+            if (
+                status in REPEATABLE
+                and (call.safe or status == 429)
+                and await repetitions.pause(retry_after(headers.get("Retry-After")))
+            ):
+                continue
+            if abroad and url != start:
+                raise self._refused_abroad(status, words, url, call)
+            raise translate(status, headers, body, call.what)
+
+    async def _follow(
+        self, call: Call, start: URL, used: str | None
+    ) -> tuple[aiohttp.ClientResponse, URL]:
+        """One attempt: the first answer that is no redirect, and where it came from."""
+        url, location = start, str(start)
+        for _ in range(_MAX_REDIRECTS + 1):
+            # Credentials go to the registry's own origin; S3 refuses a request that has any more
+            # than its signature (ECR.md §3).
+            own = self._destinations.takes_credentials(url)
+            request = Request(call.method, url, call.headers, call.body, call.pool)
+            try:
+                response = await self._transport.send(request, used if own else None)
+            except (aiohttp.ClientError, OSError) as error:
+                raise _Failed(error, url) from error
+            redirected = response.status in _REDIRECTS and call.method in {"GET", "HEAD"}
+            if not redirected or response.status in call.ok:
+                return response, url
+            target = response.headers.get("Location")
+            response.release()
+            if target is None:
+                raise errors.BadGateway(f"{self.name} redirects {call.what} to nowhere")
+            location = resolve(target, base=location)
+            url = self._destinations.check(location)
+        raise errors.BadGateway(f"{self.name} redirects {call.what} over and over")
+
+    async def _refresh(
+        self,
+        call: Call,
+        status: int,
+        headers: CIMultiDictProxy[str],
+        words: Words,
+        used: str | None,
+    ) -> bool:
+        """Whether there are better credentials now than those that were refused."""
+        silent = call.method == "HEAD" and status in {400, 403}
+        age = self._authorizer.age(call.scope)
+        guess = silent and age is not None and age > _YOUNG
+        if not (means_expired(status, words) or guess):
+            return False
+        try:
+            await self._authorizer.refresh(
+                used, scope=call.scope, challenge=headers.getall("WWW-Authenticate", ())
+            )
+            return await self._authorizer.header(call.scope) != used
+        except RegistryError:
+            if guess:
+                return False  # it may well be a denial, whose status says more
+            raise
+
+    def _may_repeat(self, call: Call, error: Exception) -> bool:
+        if is_lasting(error):
+            return False
+        return call.safe or not was_sent(error)
+
+    def _refused_abroad(self, status: int, words: Words, url: URL, call: Call) -> RegistryError:
+        """Where blobs are stored refuses what the registry has just granted."""
+        said = ", ".join(part for part in (words.code, words.message) if part) or "no reason given"
+        message = f"{url.host} answered {status} for {call.what}: {said}"
+        if status == 404:
+            return errors.BlobUnknown(message)
+        if status == 416:
+            return errors.RangeInvalid(message)
+        if status in {429, 503}:
+            return errors.Unavailable(message)
+        if status == 403 and (url.host or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            # ECR.md §7: the gateway endpoint of a VPC has a policy of its own.
+            message += (
+                " (in a VPC, its S3 gateway endpoint must allow s3:GetObject on "
+                "arn:aws:s3:::prod-REGION-starport-layer-bucket/*)"
+            )
+        return errors.BadGateway(message)
+
+
+class _Failed(Exception):
+    """An exchange that broke, and with whom; never leaves this module."""
+
+    def __init__(self, error: Exception, url: URL) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.url = url
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, or one byte more than `limit` of it."""
+    pieces, size = [], 0
+    async for chunk in response.content.iter_any():
+        pieces.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            break
+    return b"".join(pieces)[: limit + 1]
+
+
+async def _read_quietly(response: aiohttp.ClientResponse) -> bytes:
+    """The body of a refusal, as much as there is: its status stands without it."""
+    try:
+        async with asyncio.timeout(_ERROR_BODY_SECONDS):
+            return await _read(response, _MAX_ERROR_BYTES)
+    except (aiohttp.ClientError, OSError):
+        return b""
+    finally:
+        response.close()  # nothing to close once the body has been read to its end

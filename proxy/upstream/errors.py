@@ -1,0 +1,211 @@
+"""Upstream's refusals as errors of our own, with upstream's code, status and words kept.
+
+Pure: a status, headers and a body in, an error out. Nothing is raised here, nothing is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from proxy import errors
+from proxy.errors import RegistryError
+
+_KEPT: Final[dict[tuple[str, int], type[RegistryError]]] = {
+    (kind.code, kind.status): kind
+    for kind in (
+        errors.BlobUnknown,
+        errors.BlobUploadInvalid,
+        errors.BlobUploadUnknown,
+        errors.RangeInvalid,
+        errors.DigestInvalid,
+        errors.ManifestInvalid,
+        errors.ManifestTooLarge,
+        errors.ManifestUnknown,
+        errors.NameInvalid,
+        errors.NameUnknown,
+        errors.TagInvalid,
+        errors.SizeInvalid,
+        errors.PageInvalid,
+        errors.Denied,
+        errors.Unsupported,
+        errors.TooManyRequests,
+    )
+}
+# Codes of a 404 that say precisely what is missing; any other 404 is about what was asked for.
+_PRECISE: Final = frozenset(
+    {"BLOB_UNKNOWN", "BLOB_UPLOAD_UNKNOWN", "MANIFEST_UNKNOWN", "NAME_UNKNOWN"}
+)
+_MAX_WORDS: Final = 2000
+_XML_CODE: Final = re.compile(r"<Code>([^<]{1,200})</Code>")
+_XML_MESSAGE: Final = re.compile(r"<Message>([^<]{1,2000})</Message>")
+
+
+class Kind(StrEnum):
+    """What a request was about; what a 404 without words means follows from it."""
+
+    MANIFEST = "manifest"
+    BLOB = "blob"
+    UPLOAD = "upload"
+    REPOSITORY = "repository"
+    REGISTRY = "registry"
+
+
+_MISSING: Final[dict[Kind, type[RegistryError]]] = {
+    Kind.MANIFEST: errors.ManifestUnknown,
+    Kind.BLOB: errors.BlobUnknown,
+    Kind.UPLOAD: errors.BlobUploadUnknown,
+    Kind.REPOSITORY: errors.NameUnknown,
+    Kind.REGISTRY: errors.NotFound,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What a request was about, for its error's words."""
+
+    registry: str
+    kind: Kind = Kind.REGISTRY
+    repository: str = ""
+    reference: str = ""
+
+    def __str__(self) -> str:
+        """`manifest latest of team/app in HOST`, as much of it as applies."""
+        parts = [] if self.kind in {Kind.REPOSITORY, Kind.REGISTRY} else [self.kind.value]
+        if self.reference:
+            parts.append(self.reference)
+        if self.repository:
+            parts.append(f"of {self.repository}" if parts else self.repository)
+        parts.append(f"in {self.registry}" if parts else self.registry)
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What upstream said: a code (empty if none) and a message (likewise)."""
+
+    code: str
+    message: str
+
+
+def read_words(headers: Mapping[str, str], body: bytes) -> Words:
+    """Upstream's code and message: the spec's JSON, S3's XML, or a line of plain text."""
+    text = body[: 1 << 16].decode("utf-8", "replace").strip()
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict) and isinstance(document.get("errors"), list):
+        entries = [entry for entry in document["errors"] if isinstance(entry, dict)]
+        if entries:
+            code = entries[0].get("code")
+            said = [words for entry in entries if (words := _sentence(entry))]
+            return Words(code if isinstance(code, str) else "", "; ".join(said)[:_MAX_WORDS])
+    if code_match := _XML_CODE.search(text):
+        message = _XML_MESSAGE.search(text)
+        return Words(code_match[1], message[1] if message else "")
+    # A page in HTML is some proxy's, and says nothing in the words of a registry.
+    if text.startswith("<") or "html" in headers.get("Content-Type", "").lower():
+        return Words("", "")
+    return Words("", " ".join(text.split())[:_MAX_WORDS])
+
+
+def _sentence(entry: Mapping[str, object]) -> str:
+    message, detail = entry.get("message"), entry.get("detail")
+    words = message if isinstance(message, str) else ""
+    if isinstance(detail, str) and detail and detail not in words:
+        words = f"{words} ({detail})" if words else detail
+    return words
+
+
+def translate(status: int, headers: Mapping[str, str], body: bytes, what: What) -> RegistryError:
+    """The error for an answer that was no success; `headers` are looked up without case."""
+    words = read_words(headers, body)
+    said = words.message or f"{what.registry} answered {status}{_where(words, what)}"
+    kept = {"Retry-After": headers["Retry-After"]} if "Retry-After" in headers else {}
+    if status == 401:
+        return refused_credentials(words, what)
+    if exact := _KEPT.get((words.code, status)):
+        return exact(said, headers=kept)
+    if status == 404:
+        return _translate_missing(words, what)
+    if status >= 500:
+        return _translate_outage(status, words, what, kept)
+    if status < 400:
+        return errors.BadGateway(f"{what.registry} answered {status} for {what}: unexpected here")
+    if words.code and status != 429:
+        return errors.UpstreamRefusal(said, code=words.code, status=status, headers=kept)
+    if status == 403:
+        return errors.Denied(said)
+    if status == 405:
+        return errors.Unsupported(said)
+    if status == 413 and what.kind is Kind.MANIFEST:
+        return errors.ManifestTooLarge(said)
+    if status == 416:
+        return errors.RangeInvalid(said)
+    if status == 429:
+        return errors.TooManyRequests(said, headers=kept)
+    return errors.UpstreamRefusal(said, code=_plain_code(status, what), status=status, headers=kept)
+
+
+def refused_credentials(words: Words, what: What) -> RegistryError:
+    """For a 401 of upstream, which must not reach a client as a challenge.
+
+    A client would ask its user for a password that only the proxy can have.
+    """
+    said = f": {words.message}" if words.message else ""
+    return errors.Unavailable(
+        f"{what.registry} refused the proxy's credentials for {what}{said} "
+        "(check the credentials that the proxy is configured with for this registry)"
+    )
+
+
+def means_expired(status: int, words: Words) -> bool:
+    """Whether an answer says that the token is no longer, or not, accepted (ECR.md §2).
+
+    ECR: 401, or 403 DENIED with words about expiry; behind proxies, and from ECR Public, 400.
+    """
+    if status == 401:
+        return True
+    if status not in {400, 403}:
+        return False
+    said = f"{words.code} {words.message}".lower()
+    return "expired" in said and ("token" in said or "authoriz" in said or "credential" in said)
+
+
+def _translate_missing(words: Words, what: What) -> RegistryError:
+    kind = _KEPT[words.code, 404] if words.code in _PRECISE else _MISSING[what.kind]
+    # "404 page not found" is the answer to an unknown route and says nothing (ECR.md, top).
+    if words.message and words.message != "404 page not found":
+        return kind(words.message)
+    return kind(f"{what.registry} knows no {what}")
+
+
+def _translate_outage(
+    status: int, words: Words, what: What, headers: Mapping[str, str]
+) -> RegistryError:
+    said = ", ".join(part for part in (words.code, words.message) if part)
+    message = f"{what.registry} answered {status} for {what}" + (f": {said}" if said else "")
+    if status == 503:
+        return errors.Unavailable(message, headers=headers)
+    if status == 504:
+        return errors.GatewayTimeout(message, headers=headers)
+    return errors.BadGateway(message, headers=headers)
+
+
+def _plain_code(status: int, what: What) -> str:
+    """A code for a refusal without one, as to HEAD, which has no body."""
+    if status == 400:
+        return {Kind.MANIFEST: "MANIFEST_INVALID", Kind.UPLOAD: "BLOB_UPLOAD_INVALID"}.get(
+            what.kind, "UNSUPPORTED"
+        )
+    return "UNKNOWN"
+
+
+def _where(words: Words, what: What) -> str:
+    code = f" {words.code}" if words.code else ""
+    return f"{code} for {what}"

@@ -1,0 +1,107 @@
+"""Manifests of a registry: HEAD, GET, PUT, DELETE (distribution-spec, "Pulling manifests")."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from proxy.errors import BadGateway
+from proxy.oci import MAX_MANIFEST_BYTES, Digest, Manifest, Reference, RepositoryName
+from proxy.upstream.client import Call, Client, Reply
+from proxy.upstream.errors import Kind
+from proxy.upstream.transport import Sending
+from proxy.upstream.values import ManifestHead, PutReply
+
+# Content types that registries and proxies in between put on anything.
+_UNTELLING: Final = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
+
+
+class ManifestCalls:
+    """The manifest half of `Registry`."""
+
+    _client: Client
+
+    async def head_manifest(self, repository: RepositoryName, reference: Reference) -> ManifestHead:
+        """What upstream says of it; raises `ManifestUnknown`, or upstream's refusal."""
+        reply = await self._client.ask(self._read_call("HEAD", repository, reference))
+        size = reply.headers.get("Content-Length", "")
+        return ManifestHead(
+            digest=reference if isinstance(reference, Digest) else _find_digest(reply),
+            media_type=_media_type(reply),
+            size=int(size) if size.isascii() and size.isdigit() else None,
+        )
+
+    async def get_manifest(self, repository: RepositoryName, reference: Reference) -> Manifest:
+        """Its exact bytes, verified against the digest that was asked for or is claimed.
+
+        Raises `ManifestUnknown`; `BadGateway` for wrong bytes or more than 4 MiB of them.
+        """
+        call = self._read_call("GET", repository, reference)
+        reply = await self._client.ask(call, limit=MAX_MANIFEST_BYTES)
+        # ECR does not name the digest of what it gives (ECR.md §3).
+        claimed = reference if isinstance(reference, Digest) else _find_digest(reply)
+        digest = Digest.of(reply.body, claimed.algorithm if claimed else "sha256")
+        if claimed is not None and claimed != digest:
+            raise BadGateway(
+                f"{self._client.name} gave {len(reply.body)} bytes that hash to {digest} "
+                f"for {call.what}, which is {claimed}"
+            )
+        return Manifest(reply.body, _media_type(reply), digest)
+
+    async def put_manifest(
+        self, repository: RepositoryName, reference: Reference, content: bytes, media_type: str
+    ) -> PutReply:
+        """Store it as it is; raises upstream's refusal in upstream's words."""
+        reply = await self._client.ask(
+            Call(
+                "PUT",
+                self._client.what(Kind.MANIFEST, repository, reference),
+                f"/v2/{repository}/manifests/{reference}",
+                ok=(200, 201, 202, 204),
+                scope=f"repository:{repository}:pull,push",
+                headers={"Content-Type": media_type},
+                body=Sending(content, len(content)),
+            )
+        )
+        return PutReply(_find_digest(reply), reply.headers.get("OCI-Subject"))
+
+    async def delete_manifest(self, repository: RepositoryName, reference: Reference) -> None:
+        """Raises `ManifestUnknown`, or `Unsupported` where upstream deletes nothing."""
+        await self._client.ask(
+            Call(
+                "DELETE",
+                self._client.what(Kind.MANIFEST, repository, reference),
+                f"/v2/{repository}/manifests/{reference}",
+                ok=(200, 202, 204),
+                scope=f"repository:{repository}:delete",
+            )
+        )
+
+    def _read_call(self, method: str, repository: RepositoryName, reference: Reference) -> Call:
+        return Call(
+            method,
+            self._client.what(Kind.MANIFEST, repository, reference),
+            f"/v2/{repository}/manifests/{reference}",
+            scope=f"repository:{repository}:pull",
+            safe=True,
+        )
+
+
+def _find_digest(reply: Reply) -> Digest | None:
+    try:
+        return Digest.parse(reply.headers.get("Docker-Content-Digest", ""))
+    except ValueError:
+        return None
+
+
+def _media_type(reply: Reply) -> str:
+    """The Content-Type without parameters; where it says nothing, what the manifest says itself."""
+    media_type = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type in _UNTELLING and reply.body:
+        try:
+            document = json.loads(reply.body)
+        except (ValueError, RecursionError):
+            return media_type
+        if isinstance(document, dict) and isinstance(document.get("mediaType"), str):
+            return str(document["mediaType"])
+    return media_type

@@ -1,0 +1,185 @@
+"""One configured upstream registry, and how it is put together from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from yarl import URL
+
+from proxy.events import Events
+from proxy.peer import PEER_HEADER
+from proxy.singleflight import SingleFlight
+from proxy.upstream.auth import Authorizer, basic
+from proxy.upstream.aws import Aws
+from proxy.upstream.bearer import Bearer
+from proxy.upstream.blobs import BlobCalls
+from proxy.upstream.client import Call, Client
+from proxy.upstream.ecr import private_source, public_credentials
+from proxy.upstream.errors import Kind
+from proxy.upstream.hosts import PUBLIC_HOSTS, EcrHost, parse_host
+from proxy.upstream.listings import ListingCalls
+from proxy.upstream.manifests import ManifestCalls
+from proxy.upstream.tokens import TokenKeeper
+from proxy.upstream.transport import Transport
+from proxy.upstream.uploads import UploadCalls
+from proxy.upstream.values import RegistryConfig, Tuning
+
+# A multiple of what ECR demands of a part, and how it cuts streams itself (ECR.md §4).
+PART_SIZE: Final = 10 * 1024 * 1024
+
+
+class Registry(ManifestCalls, BlobCalls, UploadCalls, ListingCalls):
+    """Everything that can be asked of one registry; raises `RegistryError` and nothing else.
+
+    `name` is the host that clients address it by, `is_ecr` whether it is ECR, private or public.
+    """
+
+    part_size: Final = PART_SIZE
+
+    def __init__(
+        self,
+        name: str,
+        client: Client,
+        *,
+        is_ecr: bool,
+        is_public: bool,
+        aws: Aws | None,
+        tuning: Tuning,
+    ) -> None:
+        self.name = name
+        self.is_ecr = is_ecr
+        self._client = client
+        self._is_public = is_public
+        self._aws = aws
+        self._tuning = tuning
+        self._peer: bool | None = None
+        self._questions: SingleFlight[str, bool] = SingleFlight()
+
+    @property
+    def peer(self) -> bool | None:
+        """What is known of `is_peer` without asking; None until upstream has answered once."""
+        return self._peer
+
+    async def ping(self) -> None:
+        """Raise unless upstream answers, and takes our credentials."""
+        await self._ask_peer()
+
+    async def is_peer(self) -> bool:
+        """Whether upstream is a proxy of our own kind; learnt from its first answer, for good."""
+        if self._peer is None:
+            return await self._questions.do("peer", self._ask_peer)
+        return self._peer
+
+    def credentials_problem(self) -> str | None:
+        """Why no credentials can be had right now, None if all is well. Asks nobody."""
+        return self._client.problem()
+
+    async def close(self) -> None:
+        """Drop what is under way, and every connection. Nothing may be asked afterwards."""
+        await self._questions.close()
+        await self._client.close()
+        if self._aws is not None:
+            await self._aws.close(self._tuning.close_wait)
+
+    async def _ask_peer(self) -> bool:
+        call = Call("GET", self._client.what(Kind.REGISTRY), "/v2/", safe=True)
+        reply = await self._client.ask(call)
+        self._peer = PEER_HEADER in reply.headers
+        return self._peer
+
+
+async def open_registry(
+    config: RegistryConfig,
+    *,
+    proxies: Mapping[str, str],
+    events: Events,
+    tuning: Tuning | None = None,
+) -> Registry:
+    """Connect a registry; ask AWS for its token if it is ECR, and wait a moment for the answer.
+
+    `proxies` is what `urllib.request.getproxies_environment()` gives. Without credentials the
+    registry opens all the same: `credentials_problem` says why, and they are looked for again.
+    Raises `ValueError`, with a sentence for the start's error line, for a configuration that can
+    never work.
+    """
+    tuning = tuning or Tuning()
+    base = _read_base(config)
+    host = parse_host(config.name) if config.ecr else None
+    is_public = host is not None and host.public
+    fallback = _read_basic(config)
+    transport = Transport(proxies=proxies, tuning=tuning)
+    aws: Aws | None = None
+    authorizer: Authorizer
+    if config.ecr:
+        aws = Aws(
+            config,
+            region=config.region or (host.region if host is not None else None),
+            fips=host is not None and host.fips,
+            dualstack=host is not None and host.dualstack,
+            proxies=proxies,
+        )
+    if aws is not None and not is_public:
+        authorizer = TokenKeeper(
+            private_source(aws, config.name), registry=config.name, events=events, tuning=tuning
+        )
+        await authorizer.start()
+    else:
+        authorizer = Bearer(
+            transport,
+            base=URL(base, encoded=True),
+            registry=config.name,
+            credentials=(
+                _always(fallback) if aws is None else public_credentials(aws, config.name, events)
+            ),
+            fallback=fallback,
+            realm_hosts=PUBLIC_HOSTS if is_public else frozenset(),
+            events=events,
+            tuning=tuning,
+        )
+    client = Client(
+        transport,
+        authorizer,
+        name=config.name,
+        base=base,
+        redirect_hosts=_redirect_hosts(config, host),
+        tuning=tuning,
+    )
+    return Registry(
+        config.name, client, is_public=is_public, aws=aws, is_ecr=config.ecr, tuning=tuning
+    )
+
+
+def _read_base(config: RegistryConfig) -> str:
+    base = (config.url or f"https://{config.name}").rstrip("/")
+    try:
+        url = URL(base, encoded=True)
+        usable = url.scheme in {"http", "https"} and url.host and url.port
+    except ValueError:
+        usable = None
+    if not usable or url.raw_query_string or url.fragment:
+        raise ValueError(f"{base!r} is no URL of a registry")
+    if url.user is not None or url.password is not None:
+        raise ValueError("the URL must not contain credentials, they are settings of their own")
+    return base.removesuffix("/v2")
+
+
+def _read_basic(config: RegistryConfig) -> str | None:
+    if config.ecr or config.username is None:
+        return None
+    return basic(config.username, config.password or "")
+
+
+def _redirect_hosts(config: RegistryConfig, host: EcrHost | None) -> tuple[str, ...]:
+    """Where the registry may send us: the defaults, and what is configured."""
+    if host is not None:
+        return (*host.redirect_hosts, *config.redirect_hosts)
+    # ECR by another name, such as a private DNS name of a VPC endpoint.
+    return (*(("*.amazonaws.com",) if config.ecr else ()), *config.redirect_hosts)
+
+
+def _always(value: str | None) -> Callable[[], Awaitable[str | None]]:
+    async def give() -> str | None:
+        return value
+
+    return give

@@ -1,0 +1,290 @@
+"""One HTTP exchange at a time: connections, forward proxies, limits of time; no decisions.
+
+The only place that holds aiohttp's client sessions. What a status means, whom to authenticate to
+and what to repeat is decided by `client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+from urllib import request as urllib_request
+
+import aiohttp
+from yarl import URL
+
+from proxy import errors
+from proxy.errors import RegistryError
+from proxy.oci import MANIFEST_TYPES
+from proxy.peer import PEER_HEADER, version
+from proxy.upstream.locations import is_loopback
+from proxy.upstream.values import Body, Tuning
+
+# A presigned Location of S3 and a Bearer token in a reply are longer than aiohttp's 8190.
+_MAX_HEADER_BYTES: Final = 128 * 1024
+
+
+class Pool(Enum):
+    """Which connections a request uses.
+
+    Three pools, so that what is slow cannot starve what is quick. REQUESTS (capped per host) are
+    answered at upstream's pace, so each one gives its connection back soon. UPLOADS (capped per
+    host: many at once have caused socket failures, ECR.md §7) hold theirs for as long as a chunk
+    takes. DOWNLOADS are read at the pace of whoever reads the blob, which may be a stalled client:
+    under a cap a few of those would shut everybody else out, for ever if the one who waits is the
+    one they wait for. So they have none; the proxy's own readers, one a client connection or a
+    fill, bound them.
+    """
+
+    REQUESTS = auto()
+    UPLOADS = auto()
+    DOWNLOADS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A body to send: `length` bytes, asked for anew on each attempt."""
+
+    content: bytes | Body
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, without credentials."""
+
+    method: str
+    url: URL
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Sending | None = None
+    pool: Pool = Pool.REQUESTS
+
+
+def choose_proxy(url: URL, proxies: Mapping[str, str]) -> str | None:
+    """The forward proxy for `url`, None for a direct connection.
+
+    `proxies` is what `urllib.request.getproxies_environment()` gives: scheme to URL, and `no`.
+    Loopback is never asked for through a proxy: no other machine can reach it.
+    """
+    host = url.host or ""
+    if is_loopback(host):
+        return None
+    # A bare IPv6 address would be cut at its last colon as if a port followed.
+    named = f"[{host}]" if ":" in host else f"{host}:{url.port}"
+    if urllib_request.proxy_bypass_environment(named, dict(proxies)):  # type: ignore[attr-defined]
+        return None
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy:
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def check_proxies(proxies: Mapping[str, str]) -> None:
+    """Raise `ValueError` naming a forward proxy that we cannot use."""
+    for scheme in ("http", "https", "all"):
+        proxy = proxies.get(scheme) or ""
+        kind = proxy.partition("://")[0] if "://" in proxy else "http"
+        if kind.lower() not in {"http", "https"}:
+            raise ValueError(
+                f"{scheme.upper()}_PROXY is a {kind} proxy, which is not supported: "
+                "only http:// and https:// are"
+            )
+
+
+class Transport:
+    """The connections to one registry and to where it redirects. Close it."""
+
+    def __init__(self, *, proxies: Mapping[str, str], tuning: Tuning) -> None:
+        """Must be called in a running event loop. Raises `ValueError` for a bad proxy."""
+        check_proxies(proxies)
+        self._proxies = dict(proxies)
+        self._idle = tuning.idle
+        # Our own context rather than aiohttp's, which is made at import: SSL_CERT_FILE is read now.
+        context = ssl.create_default_context()
+        limits = {
+            Pool.REQUESTS: tuning.connections,
+            Pool.UPLOADS: tuning.connections,
+            Pool.DOWNLOADS: 0,
+        }
+        self._sessions = {
+            pool: aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, limit_per_host=limit, ssl=context),
+                # No total: a blob takes what it takes. No `connect`: it would count the wait for
+                # a place in the pool.
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=tuning.connect, sock_read=tuning.idle
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                requote_redirect_url=False,
+                trust_env=False,  # would read passwords from netrc, too
+                max_line_size=_MAX_HEADER_BYTES,
+                max_field_size=_MAX_HEADER_BYTES,
+                headers={
+                    "Accept-Encoding": "identity",
+                    "User-Agent": f"ecr-cache-proxy/{version()}",
+                    PEER_HEADER: version(),
+                },
+            )
+            for pool, limit in limits.items()
+        }
+
+    async def send(self, request: Request, authorization: str | None) -> aiohttp.ClientResponse:
+        """The response to one attempt, its body unread; the caller closes or releases it.
+
+        Raises aiohttp's `ClientError`, `OSError` or `TimeoutError`; and what a body raises.
+        """
+        headers = {"Accept": ", ".join(MANIFEST_TYPES), **request.headers}
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        body = request.body
+        if body is None:
+            return await self._request(request, headers, None)
+        if isinstance(body.content, bytes):
+            return await self._request(request, headers, body.content)
+        headers["Content-Length"] = str(body.length)
+        watched = _WatchedBody(body.content, body.length, self._idle)
+        try:
+            async with asyncio.timeout(None) as stalled:
+                watched.deadline = stalled
+                return await self._request(request, headers, watched.chunks())
+        except (aiohttp.ClientError, OSError):
+            # aiohttp reports as its own whatever a body raises.
+            if isinstance(watched.failure, RegistryError):
+                raise watched.failure from None
+            if watched.failure is not None:
+                raise errors.Internal(
+                    f"what was to be sent to {request.url.host} cannot be read: {watched.failure}"
+                ) from watched.failure
+            raise
+        finally:
+            # The answer may come before the body has ended; then there is nothing left to watch.
+            watched.deadline = None
+
+    async def close(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+
+    async def _request(
+        self,
+        request: Request,
+        headers: Mapping[str, str],
+        data: bytes | AsyncIterator[bytes] | None,
+    ) -> aiohttp.ClientResponse:
+        return await self._sessions[request.pool].request(
+            request.method,
+            request.url,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            proxy=choose_proxy(request.url, self._proxies),
+        )
+
+
+class _WatchedBody:
+    """A body on its way out: its length is checked, and a peer that stops reading is noticed.
+
+    aiohttp notices neither: with a Content-Length it would wait for an answer to a body that ended
+    early, and it has no limit of time on writing.
+    """
+
+    def __init__(self, body: Body, length: int, idle: float) -> None:
+        self._body = body
+        self._length = length
+        self._idle = idle
+        self.deadline: asyncio.Timeout | None = None
+        self.failure: Exception | None = None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        sent = 0
+        source = self._body()
+        try:
+            async for chunk in source:
+                sent += len(chunk)
+                if sent > self._length:
+                    break
+                # While our own source makes us wait it is not the peer who stalls.
+                self._watch(loop.time() + self._idle)
+                yield chunk
+                self._watch(None)
+            if sent != self._length:
+                raise ValueError(f"a body of {self._length} bytes had {sent}")  # noqa: TRY301
+        except Exception as error:
+            self.failure = error
+            raise
+        finally:
+            self._watch(None)  # from here on the limit on reading the answer applies
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _watch(self, moment: float | None) -> None:
+        if self.deadline is not None and not self.deadline.expired():
+            self.deadline.reschedule(moment)
+
+
+def was_sent(error: Exception) -> bool:
+    """Whether upstream may have seen the request that failed so."""
+    return not isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+
+
+def is_lasting(error: Exception) -> bool:
+    """Whether another attempt would fail in the same way: certificates do not heal in seconds."""
+    return isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL))
+
+
+def was_dropped(error: BaseException | None) -> bool:
+    """Whether a connection that stood ended without an answer."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    return isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
+
+
+def translate_failure(error: Exception, url: URL, what: object) -> RegistryError:
+    """An exchange about `what` that failed, in words: with whom, and how."""
+    peer = url.host or str(url)
+    if url.port not in {80, 443}:
+        peer = f"{peer}:{url.port}"
+    failure = _name_failure(error, peer)
+    return type(failure)(f"{failure.message} (asked for {what})")
+
+
+def _name_failure(error: Exception, peer: str) -> RegistryError:
+    if isinstance(error, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
+        return errors.BadGateway(f"the forward proxy does not lead to {peer}: {_cause(error)}")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return errors.BadGateway(f"the name {peer} cannot be resolved: {_cause(error)}")
+    if isinstance(error, aiohttp.ClientSSLError):
+        return errors.BadGateway(
+            f"no trusted TLS connection to {peer}: {_cause(error)} "
+            "(SSL_CERT_FILE names a file of certificates to trust)"
+        )
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return errors.GatewayTimeout(f"{peer} cannot be reached: no connection in time")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return errors.BadGateway(f"{peer} cannot be reached: {_cause(error)}")
+    if isinstance(error, TimeoutError):
+        return errors.GatewayTimeout(f"{peer} fell silent in the middle of an exchange")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return errors.BadGateway(f"{peer} broke off in the middle of a body: {_cause(error)}")
+    if isinstance(error, (aiohttp.ClientConnectionError, OSError)):
+        return errors.BadGateway(f"{peer} dropped the connection: {_cause(error)}")
+    return errors.BadGateway(f"{peer} answered what is no valid HTTP: {_cause(error)}")
+
+
+def _cause(error: Exception) -> str:
+    """The error's own words, without the URL: a presigned one is a secret."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        words = str(error.certificate_error)
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        words = error.os_error.strerror or str(error.os_error)
+    elif isinstance(error, aiohttp.ClientResponseError):
+        words = f"{error.status} {error.message}"
+    else:
+        words = str(error)
+    return words or type(error).__name__

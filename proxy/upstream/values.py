@@ -1,0 +1,110 @@
+"""What upstream is configured with, asked with and answers with, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from proxy.oci import Digest
+
+Body: TypeAlias = Callable[[], AsyncIterator[bytes]]
+"""A request's body that can be asked for again, so that the request can be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryConfig:
+    """One registry: where it is, and how to authenticate.
+
+    `name` is the host as clients write it; `url` is the base URL when that is not `https://name`.
+    With `ecr`, tokens come from AWS (`api_url`: the endpoint of ECR's JSON API when it is not
+    AWS's); otherwise `username` and `password`, or nothing. `redirect_hosts` are patterns such as
+    `*.cdn.example`, added to the defaults: the registry's own host, and AWS's storage for ECR.
+    """
+
+    name: str
+    url: str | None = None
+    ecr: bool = False
+    api_url: str | None = None
+    profile: str | None = None
+    role_arn: str | None = None
+    external_id: str | None = None
+    role_session_name: str = "ecr-cache-proxy"
+    region: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    # No setting: the credential chain has them. The demo passes its stand-in's.
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    redirect_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Limits of time and number; seconds throughout.
+
+    `idle` is how long a peer may be silent while we wait for it, in either direction. `patience`
+    bounds all repetitions of one request, `first_pause` is before the first of them. `between` is
+    the least time between two requests for a token after one failed. `connections` is per host,
+    for requests and for uploads each.
+    """
+
+    connect: float = 10.0
+    idle: float = 60.0
+    patience: float = 5.0
+    attempts: int = 4
+    first_pause: float = 0.25
+    between: float = 5.0
+    start_wait: float = 2.0
+    close_wait: float = 2.0
+    connections: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestHead:
+    """What HEAD says of a manifest; `size` in bytes. None: upstream did not say."""
+
+    digest: Digest | None
+    media_type: str
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PutReply:
+    """The answer to a manifest's PUT; `subject` is OCI-Subject, which tells a client something."""
+
+    digest: Digest | None
+    subject: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload that upstream has open.
+
+    `location` is absolute, and byte for byte what upstream gave; only upstream understands it.
+    `min_part`: no chunk but the last may have fewer bytes (0: any size will do).
+    """
+
+    location: str
+    min_part: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing; `next_last` is the opaque `last` that asks for the next one."""
+
+    names: tuple[str, ...]
+    next_last: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Referrers:
+    """An image index of referrers, verbatim.
+
+    `filtered`: upstream applied the artifact type. `next_query`: the query string, verbatim, that
+    asks for the next page.
+    """
+
+    content: bytes
+    filtered: bool
+    next_query: str | None
