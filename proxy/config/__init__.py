@@ -1,0 +1,30 @@
+"""The settings: from flags, environment and file, in that order of precedence, to frozen values.
+
+The only reader of the environment and of the settings file. What comes out is plain: the command
+line and `app` take it apart, and no other part sees it. Whether a host name is one of ECR's is not
+judged here: that grammar belongs to `upstream`.
+"""
+
+from proxy.config.load import load_settings
+from proxy.config.sources import SettingsError
+from proxy.config.values import (
+    DEFAULT_CACHE_SIZE,
+    DEFAULT_LISTEN,
+    DEFAULT_SHUTDOWN_TIMEOUT,
+    ENV_PREFIX,
+    RegistrySettings,
+    Settings,
+    parse_listen,
+)
+
+__all__ = [
+    "DEFAULT_CACHE_SIZE",
+    "DEFAULT_LISTEN",
+    "DEFAULT_SHUTDOWN_TIMEOUT",
+    "ENV_PREFIX",
+    "RegistrySettings",
+    "Settings",
+    "SettingsError",
+    "load_settings",
+    "parse_listen",
+]

@@ -1,0 +1,148 @@
+"""What the given keys mean together: the one way from sources to `Settings`."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from proxy.config.sources import Given, SettingsError, Sources, Table, kebab
+from proxy.config.values import RegistrySettings, Settings, is_loopback
+
+_AWS: Final = frozenset(
+    {
+        "region",
+        "profile",
+        "role_arn",
+        "external_id",
+        "role_session_name",
+        "endpoint",
+        "api_endpoint",
+    }
+)
+_BASIC: Final = frozenset({"username", "password", "password_file"})
+
+
+def load_settings(flags: Mapping[str, object]) -> Settings:
+    """The settings that flags, environment and file make together; raises `SettingsError`.
+
+    `flags` holds what the command line gave, by name (`cache_size`), as the user typed it: all
+    sources are judged by one rule. None and an empty tuple count as not given.
+    """
+    given = Given(flags)
+    sources = given.merge()
+    host, port = sources.listen
+    if not is_loopback(host) and not sources.insecure_no_client_auth:
+        raise SettingsError(
+            f"{given.name('listen')}: {host} is no loopback address, and clients are not "
+            "authenticated: whoever reaches it pulls and pushes with the proxy's credentials; "
+            "listen on 127.0.0.1, or accept that with --insecure-no-client-auth"
+        )
+    return Settings(
+        host=host,
+        port=port,
+        registries=_resolve_registries(sources, given),
+        cache_dir=(sources.cache_dir or default_cache_dir()).absolute(),
+        cache_size=sources.cache_size,
+        shutdown_timeout=sources.shutdown_timeout,
+        log_level=sources.log_level,
+        insecure_no_client_auth=sources.insecure_no_client_auth,
+        proxies=urllib.request.getproxies_environment(),
+    )
+
+
+def default_cache_dir() -> Path:
+    """The system's cache folder for root, else the user's (XDG base directory specification)."""
+    if os.geteuid() == 0:
+        return Path("/var/cache/ecr-cache-proxy")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if base.startswith("/"):  # the specification: a relative one is to be ignored
+        return Path(base, "ecr-cache-proxy")
+    try:
+        return Path.home() / ".cache" / "ecr-cache-proxy"
+    except RuntimeError as error:
+        raise SettingsError("cache-dir: there is no home directory; give --cache-dir") from error
+
+
+def _resolve_registries(sources: Sources, given: Given) -> tuple[RegistrySettings, ...]:
+    """The registries named by the first source that names any, each with the file's table on it."""
+    tables: dict[str, Table] = {}
+    for position, table in enumerate(sources.tables):
+        where = given.name_table(position)
+        if problem := _problem(table):
+            raise SettingsError(f"{where}: {problem}")
+        if table.key in tables:
+            raise SettingsError(f"{where}: {table.key} has a table already")
+        tables[table.key] = table
+
+    registries: dict[str, RegistrySettings] = {}
+    for key in sources.registry:
+        table = tables.get(key) or (Table(url=key) if "://" in key else Table(host=key))
+        registry = _resolve(table, sources, given)
+        if registry.name in registries:
+            raise SettingsError(f"{given.name('registry')}: {registry.name} is there twice")
+        registries[registry.name] = registry
+    if not registries:
+        raise SettingsError(
+            "no registry is given; name one with --registry HOST_OR_URL, ECR_CACHE_PROXY_REGISTRY "
+            "or a [[registry]] table in the settings file"
+        )
+    return tuple(registries.values())
+
+
+def _resolve(table: Table, sources: Sources, given: Given) -> RegistrySettings:
+    # Flags and variables go for every registry; in the file, the table comes before the top level.
+    rewrite, show = sources.rewrite, sources.show
+    if given.in_file_alone("rewrite"):
+        rewrite = table.rewrite or rewrite
+    if given.in_file_alone("show"):
+        show = table.show or show
+    return RegistrySettings(
+        name=table.host or urlsplit(table.url or "").netloc,
+        url=table.endpoint or table.url,
+        ecr=table.host is not None,
+        api_url=table.api_endpoint,
+        region=table.region,
+        profile=table.profile,
+        role_arn=table.role_arn,
+        external_id=table.external_id,
+        role_session_name=table.role_session_name or "ecr-cache-proxy",
+        username=table.username,
+        password=_read_password(table),
+        redirect_hosts=table.redirect_hosts,
+        rewrite=rewrite or "auto",
+        show=show or "auto",
+    )
+
+
+def _problem(table: Table) -> str | None:
+    """What is wrong with a table's keys taken together."""
+    if (table.host is None) == (table.url is None):
+        return "give either host (ECR) or url (any other registry)"
+    misplaced = sorted(table.model_fields_set & (_AWS if table.host is None else _BASIC))
+    if misplaced:
+        owner = "ECR, given by host" if table.host is None else "a registry given by url"
+        return f"{kebab(misplaced[0])} is for {owner}"
+    if table.external_id is not None and table.role_arn is None:
+        return "external-id goes with role-arn"
+    if table.password is not None and table.password_file is not None:
+        return "give either password or password-file"
+    if (table.username is None) != (table.password is None and table.password_file is None):
+        return "username and a password go together"
+    return None
+
+
+def _read_password(table: Table) -> str | None:
+    if table.password_file is None:
+        return None if table.password is None else table.password.get_secret_value()
+    try:
+        password = table.password_file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"password-file: cannot read {table.password_file}: {why}") from error
+    if not password:
+        raise SettingsError(f"password-file: {table.password_file} is empty")
+    return password

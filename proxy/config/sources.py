@@ -1,0 +1,266 @@
+"""What the sources hold: flags, environment and file, checked key by key and merged.
+
+Unknown keys are refused with the nearest known one. What the keys mean together is `load`'s.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from proxy.config.values import (
+    DEFAULT_CACHE_SIZE,
+    DEFAULT_LISTEN,
+    DEFAULT_SHUTDOWN_TIMEOUT,
+    ENV_PREFIX,
+    LogLevel,
+    Rewrite,
+    Show,
+    parse_base_url,
+    parse_cache_size,
+    parse_host_name,
+    parse_listen,
+    parse_path,
+    parse_registry,
+    parse_seconds,
+)
+
+# A Kubernetes Service named ecr-cache-proxy puts its address into the environment of every pod of
+# its namespace, under our prefix (Kubernetes, "Discovering services"). Those are no settings.
+_SERVICE_LINK: Final = re.compile(
+    r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
+)
+
+_PATHS: Final = frozenset({"cache-dir", "password-file"})
+
+
+class SettingsError(Exception):
+    """A setting that makes no sense: one line that names it and says where it came from."""
+
+
+def kebab(name: str) -> str:
+    """A key as flags and the file spell it."""
+    return name.replace("_", "-")
+
+
+def split_names(value: object) -> object:
+    """A list, which the environment has as one string with commas."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+_Url: TypeAlias = Annotated[str, BeforeValidator(parse_base_url)]
+
+
+class Table(BaseModel):
+    """A `[[registry]]` table of the settings file."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=kebab, frozen=True)
+
+    host: Annotated[str, BeforeValidator(parse_host_name)] | None = None
+    url: _Url | None = None
+    region: str | None = None
+    profile: str | None = None
+    role_arn: str | None = None
+    external_id: str | None = None
+    role_session_name: str | None = None
+    endpoint: _Url | None = None
+    api_endpoint: _Url | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Annotated[Path, BeforeValidator(parse_path)] | None = None
+    redirect_hosts: tuple[str, ...] = ()
+    rewrite: Rewrite | None = None
+    show: Show | None = None
+
+    @property
+    def key(self) -> str:
+        """What `--registry` calls it."""
+        return self.host or self.url or ""
+
+
+class Sources(BaseSettings):
+    """The keys of all sources, each judged by itself; `tables` is the file's alone."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=False,
+    )
+
+    # First, so that a mistake in a table is reported before what follows from it.
+    tables: Annotated[tuple[Table, ...], NoDecode] = ()
+    config: Path | None = None
+    listen: Annotated[tuple[str, int], NoDecode, BeforeValidator(parse_listen)] = parse_listen(
+        DEFAULT_LISTEN
+    )
+    registry: Annotated[
+        tuple[Annotated[str, BeforeValidator(parse_registry)], ...],
+        NoDecode,
+        BeforeValidator(split_names),
+    ] = ()
+    cache_dir: Annotated[Path, BeforeValidator(parse_path)] | None = None
+    cache_size: Annotated[int, BeforeValidator(parse_cache_size)] = parse_cache_size(
+        DEFAULT_CACHE_SIZE
+    )
+    rewrite: Rewrite | None = None
+    show: Show | None = None
+    shutdown_timeout: Annotated[float, BeforeValidator(parse_seconds)] = parse_seconds(
+        DEFAULT_SHUTDOWN_TIMEOUT
+    )
+    log_level: LogLevel = "info"
+    insecure_no_client_auth: bool = False
+
+
+_KEYS: Final = frozenset(Sources.model_fields) - {"tables"}
+
+
+class Given:
+    """Everything that was given, by source, so that an error can name where a value came from."""
+
+    def __init__(self, flags: Mapping[str, object]) -> None:
+        """Read the environment and the file that it or a flag names; raises `SettingsError`."""
+        self._flags = {name: value for name, value in flags.items() if value not in (None, ())}
+        self._variables = _read_environment()
+        path = self._flags.get("config") or self._variables.get("config")
+        try:
+            self._path = None if path is None else parse_path(path)
+        except ValueError as error:
+            raise SettingsError(f"{self.name('config')}: {error}") from error
+        self._file = {} if self._path is None else _read_file(self._path)
+
+    def merge(self) -> Sources:
+        """The keys of all sources, flags before environment before file."""
+        flags, file = self._flags, self._file
+
+        class Merged(Sources):
+            @classmethod
+            def settings_customise_sources(
+                cls,
+                settings_cls: type[BaseSettings],
+                init_settings: PydanticBaseSettingsSource,
+                env_settings: PydanticBaseSettingsSource,
+                dotenv_settings: PydanticBaseSettingsSource,
+                file_secret_settings: PydanticBaseSettingsSource,
+            ) -> tuple[PydanticBaseSettingsSource, ...]:
+                return (
+                    InitSettingsSource(settings_cls, flags),
+                    env_settings,
+                    InitSettingsSource(settings_cls, file),
+                )
+
+        try:
+            return Merged()
+        except ValidationError as error:
+            raise SettingsError(self._describe(error)) from error
+
+    def in_file_alone(self, key: str) -> bool:
+        """Whether no flag and no variable gives the key."""
+        return key not in self._flags and key not in self._variables
+
+    def name(self, key: str) -> str:
+        """The key as its source spells it: `--cache-size`, or a variable, or a file and its key."""
+        if key in self._flags:
+            return f"--{kebab(key)}"
+        if key in self._variables:
+            return f"{ENV_PREFIX}{key.upper()}"
+        if self._path is not None and key in self._file:
+            return f"{self._path}: {kebab(key)}"
+        return kebab(key)
+
+    def name_table(self, position: int) -> str:
+        """A table of the file, by its host or URL where it has one."""
+        tables = self._file.get("tables")
+        table = tables[position] if isinstance(tables, list) else {}
+        name = str(table.get("host") or table.get("url") or "")
+        if not name or "@" in name:  # a password may stand before the @
+            name = f"table {position + 1}"
+        return f"{self._path}: registry {name}"
+
+    def _describe(self, error: ValidationError) -> str:
+        """The first mistake, in one line."""
+        first = error.errors(include_url=False)[0]
+        location = first["loc"]
+        where = self.name(str(location[0]))
+        if location[0] == "tables":
+            where = f"{self.name_table(int(location[1]))}: {location[2]}"
+        if first["type"] == "extra_forbidden":
+            known = [kebab(name) for name in Table.model_fields]
+            return f"{where}: unknown key{_nearest(str(location[-1]), known)}"
+        if first["type"] == "value_error":
+            return f"{where}: {first['ctx']['error']}"
+        value = "" if "password" in location else f", not {first['input']!r}"
+        return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}{value}"
+
+
+def _read_environment() -> Mapping[str, str]:
+    """Our variables by key; an empty one counts as not given."""
+    given = {}
+    for variable, value in sorted(os.environ.items()):
+        key = variable.upper().removeprefix(ENV_PREFIX)
+        if key == variable.upper() or _SERVICE_LINK.fullmatch(key):
+            continue
+        if key.lower() not in _KEYS:
+            known = [ENV_PREFIX + name.upper() for name in _KEYS]
+            raise SettingsError(f"{variable}: unknown variable{_nearest(variable, known)}")
+        if value:
+            given[key.lower()] = value
+    return given
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    """The file's keys in the spelling of `Sources`; raises `SettingsError`."""
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {path} is no TOML: {error}") from error
+    known = [kebab(name) for name in _KEYS - {"config"}]
+    for key in content:
+        if key not in known:
+            raise SettingsError(f"{path}: {key}: unknown key{_nearest(key, known)}")
+    registries = content.pop("registry", [])
+    if not isinstance(registries, list):
+        raise SettingsError(f"{path}: registry: write [[registry]], in double brackets")
+    tables = [_beside(path, entry) for entry in registries if isinstance(entry, dict)]
+    keys: dict[str, object] = {
+        key.replace("-", "_"): value for key, value in _beside(path, content).items()
+    }
+    names = [
+        (entry.get("host") or entry.get("url")) if isinstance(entry, dict) else entry
+        for entry in registries
+    ]
+    return keys | {"tables": tables, "registry": [name for name in names if name is not None]}
+
+
+def _beside(path: Path, entry: Mapping[str, object]) -> dict[str, object]:
+    """The entry with its relative paths taken from the file's own folder."""
+    return {
+        key: path.parent / value
+        if key in _PATHS and isinstance(value, str) and value and value[0] != "~"
+        else value
+        for key, value in entry.items()
+    }
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"

@@ -1,0 +1,148 @@
+"""The settings as frozen values, their defaults, and the grammar of a single value.
+
+The parsers take what a flag, a variable or a TOML value holds and raise `ValueError` with a
+sentence for the person who wrote it. Nothing here reads files or the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from proxy.sizes import parse_duration, parse_size
+
+Rewrite: TypeAlias = Literal["auto", "always", "never"]
+Show: TypeAlias = Literal["auto", "stored", "index", "image-manifest"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+DEFAULT_LISTEN: Final = "127.0.0.1:5000"
+DEFAULT_CACHE_SIZE: Final = "20GiB"
+DEFAULT_SHUTDOWN_TIMEOUT: Final = "30s"
+ENV_PREFIX: Final = "ECR_CACHE_PROXY_"
+
+_MIN_CACHE_BYTES: Final = 1024 * 1024
+_ALL_ADDRESSES: Final = "0.0.0.0"  # noqa: S104 what an empty host means; refused without a flag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings:
+    """One upstream registry.
+
+    `name` is the host as clients write it, `url` the base URL of its registry API where that is
+    not `https://name`. `ecr` says how it was given: by host (ECR, tokens from AWS) or by URL (any
+    registry; `username` and `password`, or nothing). `api_url` is the endpoint of ECR's JSON API
+    when it is not AWS's. No file sets the access key: it is for the demo's stand-in alone.
+    """
+
+    name: str
+    url: str | None = None
+    ecr: bool = False
+    api_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    role_arn: str | None = None
+    external_id: str | None = None
+    role_session_name: str = "ecr-cache-proxy"
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    redirect_hosts: tuple[str, ...] = ()
+    rewrite: Rewrite = "auto"
+    show: Show = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of a proxy's settings. `cache_size` in bytes, `shutdown_timeout` in seconds.
+
+    `registries` has at least one; the first is the default. `proxies` are the forward proxies of
+    the environment by scheme, with the exceptions under `no`, as `urllib` reads them.
+    """
+
+    registries: tuple[RegistrySettings, ...]
+    cache_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 5000
+    cache_size: int = parse_size(DEFAULT_CACHE_SIZE)
+    shutdown_timeout: float = parse_duration(DEFAULT_SHUTDOWN_TIMEOUT)
+    log_level: LogLevel = "info"
+    insecure_no_client_auth: bool = False
+    proxies: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address. A name other than localhost is not trusted."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def parse_listen(value: object) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`: an IPv6 address in brackets, no host for every address."""
+    host, colon, port = str(value).rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or (":" in host and not bracketed):
+        raise ValueError(f"{value!r} is no address to listen on; write HOST:PORT")
+    if int(port) > 65535:
+        raise ValueError(f"{port} is no port: 65535 is the highest")
+    return (host[1:-1] if bracketed else host or _ALL_ADDRESSES, int(port))
+
+
+def parse_cache_size(value: object) -> int:
+    """Bytes. A number without its unit is the likely mistake, so there is a least size."""
+    size = parse_size(str(value))
+    if size < _MIN_CACHE_BYTES:
+        raise ValueError(f"{value} is {size} bytes, and 1MiB is the least; is the unit missing?")
+    return size
+
+
+def parse_seconds(value: object) -> float:
+    return parse_duration(str(value))
+
+
+def parse_path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError(f"{value!r} is no path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{str(value)!r}: {error}") from error
+
+
+def parse_registry(value: object) -> str:
+    """What `--registry` takes: a URL, or the host name of an ECR registry."""
+    return parse_base_url(value) if "://" in str(value) else parse_host_name(value)
+
+
+def parse_host_name(value: object) -> str:
+    """A host name without port, in lower case."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", value):
+        raise ValueError(
+            f"{value!r} is no host name of ECR; for another registry give its URL, https://HOST"
+        )
+    return value.lower()
+
+
+def parse_base_url(value: object) -> str:
+    """`http://HOST[:PORT]` or `https://…`, in lower case, without the scheme's own port."""
+    try:
+        parts = urlsplit(str(value))
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{value!r} is no URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"{value!r} is no registry's URL; write http://HOST:PORT or https://HOST")
+    if "@" in parts.netloc:
+        raise ValueError("a URL has no place for a password; use username and password-file")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"{value!r} names more than a host; a registry's API is at its root, /v2/")
+    host = f"[{host}]" if ":" in host else host
+    default = {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, default) else "")
