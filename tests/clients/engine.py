@@ -22,6 +22,8 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 POLL_INTERVAL = 0.05
 
+_OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
+
 
 def missing_for_engine() -> str | None:
     """Why an Engine cannot run here, in words for a skipped test, or None."""
@@ -30,6 +32,8 @@ def missing_for_engine() -> str | None:
     folder = unpacked_clients()
     if not (folder / "usr/sbin/dockerd").exists():
         return f"no Docker Engine in {folder}: run .ci/clients"
+    if subprocess.run([*_OWN_MOUNTS, "true"], capture_output=True, check=False).returncode != 0:
+        return "a Docker Engine needs a root that may mount, which this container's may not"
     if find_program("runc") is None:
         return "no runc: run .ci/clients"
     if find_static_busybox() is None:
@@ -172,7 +176,9 @@ class Engine:
                 "ip-forward": False,
             },
         )
-        self._spawn("containerd", "usr/bin/containerd", "--config", containerd_config)
+        self._spawn(
+            "containerd", "usr/bin/containerd", "--log-level=warn", "--config", containerd_config
+        )
         self._wait("containerd", lambda: _accepts(containerd_socket))
         self._spawn(
             "dockerd",
@@ -188,11 +194,12 @@ class Engine:
 
     def _spawn(self, name: str, program: str, *arguments: str | Path) -> None:
         # In a mount namespace of its own, so that not even a killed daemon leaves a mount behind
-        # that keeps the folder from being deleted. `unshare` execs: the process is the daemon's.
+        # that keeps the folder from being deleted; and ended by the kernel when the thread that ran
+        # the tests is gone. Both programs exec: the process is the daemon's.
         with self.logs[name].open("wb") as log:
             self._processes.append(
                 subprocess.Popen(
-                    ["unshare", "--mount", "--propagation", "private"]
+                    ["setpriv", "--pdeathsig", "TERM", *_OWN_MOUNTS]
                     + [str(word) for word in (self._clients / program, *arguments)],
                     env=self._env,
                     stdin=subprocess.DEVNULL,
@@ -249,8 +256,6 @@ def _overlay_works(folder: Path) -> bool:
         (probe / name).mkdir(parents=True)
     options = f"lowerdir={probe}/lower,upperdir={probe}/upper,workdir={probe}/work"
     mount = ["mount", "-t", "overlay", "overlay", "-o", options, str(probe / "merged")]
-    tried = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", *mount], capture_output=True, check=False
-    )
+    tried = subprocess.run([*_OWN_MOUNTS, *mount], capture_output=True, check=False)
     shutil.rmtree(probe)
     return tried.returncode == 0

@@ -63,7 +63,6 @@ def test_ecr_itself_refuses_a_legacy_cache(
     assert "400 Bad Request" in result.log, result.log
     assert "/manifests/cache" in result.log
     # It was the manifest that failed, not the login: the layers are there.
-    assert "401" not in result.log
     assert "unauthorized" not in result.log.lower()
     writes = [r for r in standin.requests if r.method == "PUT" and f"/{repository}/" in r.path]
     assert {r.status for r in writes if "/blobs/uploads/" in r.path} == {201}
@@ -151,16 +150,8 @@ def test_each_form_may_replace_another_under_one_tag(
     engine: Engine, context: Path, live_proxy: LiveProxy, repository: str
 ) -> None:
     ref = f"{live_proxy.address}/{repository}:cache"
-    # Every change of form there is, in both directions.
-    for form in (
-        LEGACY_OCI,
-        IMAGE_MANIFEST,
-        LEGACY_DOCKER,
-        LEGACY_OCI,
-        LEGACY_DOCKER,
-        IMAGE_MANIFEST,
-        LEGACY_OCI,
-    ):
+    # An old client's by a new one's, and the reverse, for both of the old forms.
+    for form in (LEGACY_OCI, IMAGE_MANIFEST, LEGACY_DOCKER, LEGACY_OCI):
         # Another source, so that each export has another content.
         with (context / "source.txt").open("a") as source:
             source.write("one more line\n")
