@@ -12,8 +12,11 @@ from proxy.config.values import (
     DEFAULT_LISTEN,
     DEFAULT_SHUTDOWN_TIMEOUT,
     ENV_PREFIX,
+    LogLevel,
     RegistrySettings,
+    Rewrite,
     Settings,
+    Show,
     parse_listen,
 )
 
@@ -22,9 +25,12 @@ __all__ = [
     "DEFAULT_LISTEN",
     "DEFAULT_SHUTDOWN_TIMEOUT",
     "ENV_PREFIX",
+    "LogLevel",
     "RegistrySettings",
+    "Rewrite",
     "Settings",
     "SettingsError",
+    "Show",
     "load_settings",
     "parse_listen",
 ]
