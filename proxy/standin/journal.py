@@ -1,0 +1,60 @@
+"""The requests that came in, for tests to look at. Bounded: the oldest are forgotten."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One request, from the moment its headers were in.
+
+    `server` is "registry", "s3" or "api"; `path` the raw target with its query; `status` None
+    while the answer is not decided, 0 if the connection was closed without one. Sizes in bytes,
+    `request_bytes` as far as the body was read.
+    """
+
+    number: int
+    server: str
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    status: int | None = None
+    request_bytes: int = 0
+    reply_bytes: int = 0
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name, in whatever case."""
+        wanted = name.lower()
+        return next((value for key, value in self.headers if key.lower() == wanted), None)
+
+
+class Journal:
+    """Requests in the order of their arrival; at most `limit` of them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[int, Recorded] = OrderedDict()
+        self._count = 0
+
+    def begin(self, server: str, method: str, path: str, headers: Iterable[tuple[str, str]]) -> int:
+        self._count += 1
+        self._entries[self._count] = Recorded(self._count, server, method, path, tuple(headers))
+        while len(self._entries) > self._limit:
+            self._entries.popitem(last=False)
+        return self._count
+
+    def end(self, number: int, *, status: int, request_bytes: int, reply_bytes: int) -> None:
+        entry = self._entries.get(number)
+        if entry is not None:
+            self._entries[number] = replace(
+                entry, status=status, request_bytes=request_bytes, reply_bytes=reply_bytes
+            )
+
+    def entries(self) -> list[Recorded]:
+        return list(self._entries.values())
+
+    def clear(self) -> None:
+        self._entries.clear()
