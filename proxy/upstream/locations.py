@@ -24,7 +24,7 @@ def resolve(location: str, *, base: str) -> str:
 
     An absolute one is given back as it is. Raises `BadGateway` for what is no HTTP location.
     """
-    if _SAFE.fullmatch(location) is None:
+    if not is_safe(location):
         raise BadGateway(f"upstream {base!r} sent us to {location[:200]!r}, which is no URL")
     location, _, _ = location.partition("#")
     if _ABSOLUTE.match(location):
@@ -49,6 +49,11 @@ def resolve(location: str, *, base: str) -> str:
     if not usable:
         raise BadGateway(f"upstream {base!r} sent us to {location[:200]!r}, which is no URL")
     return resolved
+
+
+def is_safe(text: str) -> bool:
+    """Whether a URL may stand in a request line as it is."""
+    return _SAFE.fullmatch(text) is not None
 
 
 def origin(url: URL) -> tuple[str, str, int | None]:

@@ -19,6 +19,7 @@ from proxy.upstream.ecr import private_source, public_credentials
 from proxy.upstream.errors import Kind
 from proxy.upstream.hosts import PUBLIC_HOSTS, EcrHost, parse_host
 from proxy.upstream.listings import ListingCalls
+from proxy.upstream.locations import is_safe
 from proxy.upstream.manifests import ManifestCalls
 from proxy.upstream.tokens import TokenKeeper
 from proxy.upstream.transport import Transport
@@ -110,28 +111,22 @@ async def open_registry(
     fallback = _read_basic(config)
     transport = Transport(proxies=proxies, tuning=tuning)
     aws: Aws | None = None
+    keeper: TokenKeeper | None = None
     authorizer: Authorizer
+    credentials = _always(fallback)
     if config.ecr:
-        aws = Aws(
-            config,
-            region=config.region or (host.region if host is not None else None),
-            fips=host is not None and host.fips,
-            dualstack=host is not None and host.dualstack,
-            proxies=proxies,
-        )
+        aws = _open_aws(config, host, proxies)
+        credentials = public_credentials(aws, config.name, events)
     if aws is not None and not is_public:
-        authorizer = TokenKeeper(
+        authorizer = keeper = TokenKeeper(
             private_source(aws, config.name), registry=config.name, events=events, tuning=tuning
         )
-        await authorizer.start()
     else:
         authorizer = Bearer(
             transport,
             base=URL(base, encoded=True),
             registry=config.name,
-            credentials=(
-                _always(fallback) if aws is None else public_credentials(aws, config.name, events)
-            ),
+            credentials=credentials,
             fallback=fallback,
             realm_hosts=PUBLIC_HOSTS if is_public else frozenset(),
             events=events,
@@ -145,8 +140,25 @@ async def open_registry(
         redirect_hosts=_redirect_hosts(config, host),
         tuning=tuning,
     )
-    return Registry(
-        config.name, client, is_public=is_public, aws=aws, is_ecr=config.ecr, tuning=tuning
+    registry = Registry(
+        config.name, client, is_ecr=config.ecr, is_public=is_public, aws=aws, tuning=tuning
+    )
+    if keeper is not None:
+        try:
+            await keeper.start()
+        except BaseException:  # cancelled: whoever asked gets nothing that could be closed
+            await registry.close()
+            raise
+    return registry
+
+
+def _open_aws(config: RegistryConfig, host: EcrHost | None, proxies: Mapping[str, str]) -> Aws:
+    return Aws(
+        config,
+        region=config.region or (host.region if host is not None else None),
+        fips=host is not None and host.fips,
+        dualstack=host is not None and host.dualstack,
+        proxies=proxies,
     )
 
 
@@ -154,7 +166,7 @@ def _read_base(config: RegistryConfig) -> str:
     base = (config.url or f"https://{config.name}").rstrip("/")
     try:
         url = URL(base, encoded=True)
-        usable = url.scheme in {"http", "https"} and url.host and url.port
+        usable = url.scheme in {"http", "https"} and url.host and url.port and is_safe(base)
     except ValueError:
         usable = None
     if not usable or url.raw_query_string or url.fragment:

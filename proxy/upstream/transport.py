@@ -7,6 +7,7 @@ and what to repeat is decided by `client`.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -282,7 +283,11 @@ def _cause(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         words = str(error.certificate_error)
     elif isinstance(error, aiohttp.ClientConnectorError):
-        words = error.os_error.strerror or str(error.os_error)
+        number = error.os_error.errno
+        # asyncio puts words of its own, which name the address only, in place of the system's.
+        # Those of getaddrinfo have negative numbers, and words that nobody replaces.
+        known = os.strerror(number) if number is not None and number > 0 else ""
+        words = known or error.os_error.strerror or str(error.os_error)
     elif isinstance(error, aiohttp.ClientResponseError):
         words = f"{error.status} {error.message}"
     else:

@@ -1,0 +1,390 @@
+"""Credentials, repetitions and refreshes, whatever the call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from proxy.errors import (
+    BadGateway,
+    Denied,
+    GatewayTimeout,
+    ManifestUnknown,
+    TooManyRequests,
+    Unavailable,
+)
+from proxy.events import Events, Kind
+from proxy.oci import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, RepositoryName, Tag
+from proxy.peer import PEER_HEADER, version
+from proxy.upstream import Registry, RegistryConfig, Tuning, open_registry
+from tests.upstream.conftest import OpenRegistry
+from tests.upstream.fakes import (
+    EXPIRED,
+    QUICK,
+    UNAUTHORIZED,
+    Answer,
+    FakeAws,
+    FakeServer,
+    Told,
+    ecr_error,
+    hang_up,
+)
+
+REPO = RepositoryName("team/app")
+LATEST = Tag("latest")
+PATH = f"/v2/{REPO}/manifests/{LATEST}"
+FOUND = Answer(200, b"{}", {"Content-Type": OCI_MANIFEST})
+
+
+async def test_every_request_says_who_asks_and_what_is_understood(
+    plain: Registry, server: FakeServer
+) -> None:
+    server.tell("GET", "/v2/", Answer(200, b"{}"))
+    await plain.ping()
+    headers = server.seen[0].headers
+    assert headers["User-Agent"] == f"ecr-cache-proxy/{version()}"
+    assert headers[PEER_HEADER] == version()
+    assert headers["Accept-Encoding"] == "identity"
+    for media_type in (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST):
+        assert media_type in headers["Accept"]
+    assert "Authorization" not in headers
+
+
+async def test_token_is_sent_as_aws_gave_it(ecr: Registry, server: FakeServer) -> None:
+    server.tell("GET", "/v2/", Answer(200))
+    await ecr.ping()
+    assert server.seen[0].authorization == FakeAws.header(1)
+
+
+async def test_first_requests_all_at_once_take_one_token(
+    open_: OpenRegistry, server: FakeServer, aws: FakeAws, keys: None
+) -> None:
+    aws.gate = asyncio.Event()
+    registry = await open_(
+        RegistryConfig(name="ecr", url=server.url, ecr=True, api_url=aws.url),
+        tuning=Tuning(start_wait=0.0),
+    )
+    server.tell("GET", PATH, FOUND)
+    asking = [asyncio.create_task(registry.get_manifest(REPO, LATEST)) for _ in range(50)]
+    await aws.asked.wait()
+    asking[0].cancel()
+    aws.gate.set()
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(outcomes[0], asyncio.CancelledError)
+    assert not any(isinstance(outcome, Exception) for outcome in outcomes[1:])
+    assert aws.tokens == 1
+
+
+@pytest.mark.parametrize("status", [EXPIRED, UNAUTHORIZED, Answer(400, EXPIRED.body)])
+async def test_refused_token_is_renewed_and_the_request_repeated_once(
+    ecr: Registry, server: FakeServer, aws: FakeAws, told: Told, status: Answer
+) -> None:
+    server.tell("GET", PATH, FOUND, status, FOUND)
+    await ecr.get_manifest(REPO, LATEST)
+    await ecr.get_manifest(REPO, LATEST)
+    used = [seen.authorization for seen in server.seen]
+    assert used == [FakeAws.header(1), FakeAws.header(1), FakeAws.header(2)]
+    assert aws.tokens == 2
+    await told.wait_for(Kind.TOKEN)
+
+
+async def test_many_refused_at_once_take_one_new_token(
+    ecr: Registry, server: FakeServer, aws: FakeAws
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.headers["Authorization"] == FakeAws.header(1):
+            return web.Response(status=401, text="Not Authorized\n")
+        return web.Response(body=b"{}", content_type=OCI_MANIFEST)
+
+    server.tell("GET", PATH, FOUND, answer)
+    await ecr.get_manifest(REPO, LATEST)
+    await asyncio.gather(*(ecr.get_manifest(REPO, LATEST) for _ in range(50)))
+    assert aws.tokens == 2
+
+
+async def test_refusal_of_the_new_token_too_is_told_without_a_challenge(
+    ecr: Registry, server: FakeServer, aws: FakeAws
+) -> None:
+    server.tell("GET", PATH, FOUND, UNAUTHORIZED)
+    await ecr.get_manifest(REPO, LATEST)
+    with pytest.raises(Unavailable, match=r"refused the proxy's credentials.*Not Authorized"):
+        await ecr.get_manifest(REPO, LATEST)
+    assert aws.tokens == 2
+    assert len(server.seen) == 3
+
+
+async def test_lasting_refusal_does_not_hammer_aws(
+    ecr: Registry, server: FakeServer, aws: FakeAws
+) -> None:
+    server.tell("GET", PATH, UNAUTHORIZED)
+    for _ in range(10):
+        with pytest.raises(Unavailable):
+            await ecr.get_manifest(REPO, LATEST)
+    assert aws.tokens == 1
+
+
+async def test_denial_is_kept_and_refreshes_nothing(
+    ecr: Registry, server: FakeServer, aws: FakeAws
+) -> None:
+    said = "User: arn:x is not authorized to perform: ecr:BatchGetImage on resource: y"
+    server.tell("GET", PATH, Answer(403, ecr_error("DENIED", said)))
+    server.tell("HEAD", PATH, Answer(403))
+    with pytest.raises(Denied) as raised:
+        await ecr.get_manifest(REPO, LATEST)
+    assert raised.value.message == said
+    with pytest.raises(Denied):
+        await ecr.head_manifest(REPO, LATEST)
+    assert aws.tokens == 1
+
+
+async def test_silent_refusal_of_an_old_token_is_worth_a_new_one(
+    ecr: Registry, server: FakeServer, aws: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A HEAD has no words: an expired token and a denial look the same."""
+    monkeypatch.setattr("proxy.upstream.client._YOUNG", -1.0)
+    server.tell("HEAD", PATH, FOUND, Answer(403), FOUND)
+    await ecr.head_manifest(REPO, LATEST)
+    await ecr.head_manifest(REPO, LATEST)
+    assert aws.tokens == 2
+
+
+async def test_silent_denial_stays_one_when_no_new_token_is_to_be_had(
+    ecr: Registry, server: FakeServer, aws: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.upstream.client._YOUNG", -1.0)
+    server.tell("HEAD", PATH, FOUND, Answer(403))
+    await ecr.head_manifest(REPO, LATEST)
+    aws.refusals.extend([(400, "AccessDeniedException", "no")] * 2)
+    with pytest.raises(Denied):
+        await ecr.head_manifest(REPO, LATEST)
+
+
+async def test_wrong_basic_credentials_are_told_not_repeated(
+    open_: OpenRegistry, server: FakeServer
+) -> None:
+    registry = await open_(RegistryConfig(name="lan", url=server.url, username="u", password="p"))
+    server.tell("GET", PATH, UNAUTHORIZED)
+    with pytest.raises(Unavailable, match="lan refused the proxy's credentials"):
+        await registry.get_manifest(REPO, LATEST)
+    assert [seen.authorization for seen in server.seen] == ["Basic dTpw"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_reading_outlasts_an_outage_of_a_moment(
+    plain: Registry, server: FakeServer, status: int
+) -> None:
+    server.tell("GET", PATH, Answer(status), Answer(status), FOUND)
+    await plain.get_manifest(REPO, LATEST)
+    assert len(server.seen) == 3
+
+
+async def test_dropped_connections_are_outlasted(plain: Registry, server: FakeServer) -> None:
+    server.tell("GET", PATH, hang_up, hang_up, FOUND)
+    await plain.get_manifest(REPO, LATEST)
+
+
+async def test_body_that_breaks_off_is_asked_for_again(plain: Registry, server: FakeServer) -> None:
+    async def cut(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"{")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    server.tell("GET", PATH, cut, FOUND)
+    assert (await plain.get_manifest(REPO, LATEST)).content == b"{}"
+
+
+async def test_not_found_is_not_repeated(plain: Registry, server: FakeServer) -> None:
+    server.tell("GET", PATH, Answer(404))
+    with pytest.raises(ManifestUnknown):
+        await plain.get_manifest(REPO, LATEST)
+    assert len(server.seen) == 1
+
+
+async def test_retry_after_beyond_our_patience_goes_to_the_client(
+    plain: Registry, server: FakeServer
+) -> None:
+    server.tell("GET", PATH, Answer(429, headers={"Retry-After": "600"}))
+    with pytest.raises(TooManyRequests) as raised:
+        await plain.get_manifest(REPO, LATEST)
+    assert raised.value.headers == {"Retry-After": "600"}
+    assert len(server.seen) == 1
+
+
+async def test_writing_is_repeated_after_throttling_only(
+    plain: Registry, server: FakeServer
+) -> None:
+    server.tell("PUT", PATH, Answer(429), Answer(429), Answer(201))
+    await plain.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST)
+    assert [seen.body for seen in server.seen] == [b"{}"] * 3
+    server.seen.clear()
+    other = f"/v2/{REPO}/manifests/other"
+    server.tell("PUT", other, Answer(500), Answer(201))
+    with pytest.raises(BadGateway):
+        await plain.put_manifest(REPO, Tag("other"), b"{}", OCI_MANIFEST)
+    assert len(server.seen) == 1
+
+
+async def test_writing_is_repeated_when_nothing_listened(
+    open_: OpenRegistry, unused_tcp_port: int
+) -> None:
+    """No connection: nothing was sent, so nothing can have happened."""
+    where = RegistryConfig(name="lan", url=f"http://127.0.0.1:{unused_tcp_port}")
+    hasty = await open_(where, tuning=Tuning(attempts=2, first_pause=0.0))
+    with pytest.raises(BadGateway, match=r"127\.0\.0\.1:\d+ cannot be reached: .*refused"):
+        await hasty.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST)
+
+    patient = await open_(where, tuning=Tuning(attempts=1000, first_pause=0.001, patience=30))
+    putting = asyncio.create_task(patient.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST))
+    bodies = []
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        bodies.append(await request.read())
+        return web.Response(status=201)
+
+    app = web.Application()
+    app.router.add_put(PATH, take)
+    late = TestServer(app, port=unused_tcp_port)
+    await late.start_server()
+    await putting
+    await late.close()
+    assert bodies == [b"{}"]
+
+
+async def test_unknown_host_is_named(open_: OpenRegistry) -> None:
+    registry = await open_(
+        RegistryConfig(name="lan", url="http://registry.invalid"), tuning=Tuning(attempts=1)
+    )
+    with pytest.raises(BadGateway, match=r"registry\.invalid cannot be resolved"):
+        await registry.ping()
+
+
+async def test_silence_is_a_timeout(open_: OpenRegistry, server: FakeServer) -> None:
+    leave = asyncio.Event()
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        await leave.wait()
+        return web.Response()
+
+    server.tell("GET", "/v2/", silent)
+    registry = await open_(
+        RegistryConfig(name="lan", url=server.url), tuning=Tuning(idle=0.05, attempts=1)
+    )
+    with pytest.raises(GatewayTimeout, match="silent"):
+        await registry.ping()
+    leave.set()
+
+
+async def test_what_is_no_http_is_a_bad_gateway(open_: OpenRegistry) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example ESMTP\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(babble, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    registry = await open_(
+        RegistryConfig(name="lan", url=f"http://127.0.0.1:{port}"), tuning=Tuning(attempts=1)
+    )
+    with pytest.raises(BadGateway):
+        await registry.ping()
+    listener.close()
+    await listener.wait_closed()
+
+
+async def test_long_headers_are_taken(
+    plain: Registry, server: FakeServer, make_server: Callable[[], Awaitable[FakeServer]]
+) -> None:
+    target = "/x?X-Amz-Security-Token=" + "a" * 7000
+    headers = {"Location": target, "X-Long": "b" * 60_000}
+    server.tell("GET", "/v2/", Answer(307, b"", headers))
+    server.tell("GET", target, Answer(200))
+    await plain.ping()
+
+
+async def test_cookies_are_not_kept(plain: Registry, server: FakeServer) -> None:
+    server.tell("GET", "/v2/", Answer(200, b"", {"Set-Cookie": "AWSALB=x; Path=/"}))
+    await plain.ping()
+    await plain.ping()
+    assert "Cookie" not in server.seen[1].headers
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [(Answer(200, b"", {PEER_HEADER: "9.9"}), True), (Answer(200), False)],
+)
+async def test_peer_is_known_by_its_header_and_asked_once(
+    plain: Registry, server: FakeServer, answer: Answer, expected: bool
+) -> None:
+    server.tell("GET", "/v2/", answer)
+    assert await asyncio.gather(*(plain.is_peer() for _ in range(5))) == [expected] * 5
+    assert await plain.is_peer() is expected
+    assert plain.peer is expected
+    assert len(server.seen) == 1
+
+
+async def test_peer_that_did_not_answer_is_asked_again(plain: Registry, server: FakeServer) -> None:
+    server.tell(
+        "GET", "/v2/", *[Answer(500)] * QUICK.attempts, Answer(200, b"", {PEER_HEADER: "1"})
+    )
+    with pytest.raises(BadGateway):
+        await plain.is_peer()
+    assert plain.peer is None
+    assert await plain.is_peer()
+
+
+async def test_close_leaves_neither_task_nor_connection(
+    server: FakeServer, aws: FakeAws, keys: None, events: Events
+) -> None:
+    leave = asyncio.Event()
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        leave.set()
+        await asyncio.Event().wait()
+        return web.Response()
+
+    server.tell("GET", "/v2/", silent)
+    before = asyncio.all_tasks()
+    registry = await open_registry(
+        RegistryConfig(name="ecr", url=server.url, ecr=True, api_url=aws.url),
+        proxies={},
+        events=events,
+        tuning=QUICK,
+    )
+    asking = asyncio.create_task(registry.is_peer())
+    await leave.wait()
+    await registry.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    ours = {task for task in asyncio.all_tasks() - before if "RequestHandler" not in repr(task)}
+    assert ours == set()
+
+
+@pytest.mark.parametrize(
+    ("config", "proxies", "words"),
+    [
+        (RegistryConfig(name="x", url="ftp://x"), {}, "ftp://x"),
+        (RegistryConfig(name="x", url="https://u:p@x"), {}, "credentials"),
+        (RegistryConfig(name="x", url="https://x/?a=b"), {}, "no URL"),
+        (RegistryConfig(name="x", url="https://x:99999"), {}, "no URL"),
+        (RegistryConfig(name="x y"), {}, "no URL"),
+        (RegistryConfig(name="x", username="a:b"), {}, "colon"),
+        (RegistryConfig(name="x"), {"https": "socks5://p"}, "HTTPS_PROXY is a socks5"),
+    ],
+)
+async def test_configuration_that_can_never_work_is_refused(
+    config: RegistryConfig, proxies: dict[str, str], words: str, events: Events
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        await open_registry(config, proxies=proxies, events=events)
+
+
+async def test_configuration_shows_no_secret() -> None:
+    config = RegistryConfig(name="x", password="hush", secret_access_key="hush")
+    assert "hush" not in repr(config)
