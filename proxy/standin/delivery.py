@@ -54,12 +54,10 @@ def hang_up(request: web.BaseRequest) -> web.StreamResponse:
 
 
 def _bodiless(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
-    response = web.Response(status=reply.status, headers=reply.headers)
-    if request.method == "HEAD" and "Content-Length" not in reply.headers:
-        response.content_length = reply.length
-    if "Content-Type" not in reply.headers:
-        response.headers.popall("Content-Type", None)
-    return response
+    headers = dict(reply.headers)
+    if request.method == "HEAD":
+        headers.setdefault("Content-Length", str(reply.length))
+    return web.Response(status=reply.status, headers=headers)
 
 
 async def _send_slowly(request: web.BaseRequest, reply: Reply, plan: Plan) -> web.StreamResponse:

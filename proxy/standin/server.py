@@ -92,7 +92,7 @@ class StandIn:
     @property
     def password(self) -> str:
         """A password that is good now."""
-        if self._token is None or self._token.expires_at - self.state.clock.now() < 60:
+        if self._token is None or not self.state.tokens.is_good(self._token):
             self._token = self.state.tokens.issue(self.state.principals.user.arn)
         return self._token.password
 

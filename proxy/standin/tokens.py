@@ -19,6 +19,7 @@ from proxy.standin.clock import Clock
 
 USERNAME = "AWS"
 ANONYMOUS = "anonymous"
+_MARGIN = 60.0  # seconds
 
 
 class Flaw(Enum):
@@ -42,6 +43,7 @@ class Token:
     password: str
     principal: str
     expires_at: float
+    number: int  # counted from 1 in this process
 
     @property
     def authorization(self) -> str:
@@ -76,7 +78,7 @@ class Tokens:
         facts["payload"] = base64.b64encode(secrets.token_bytes(max(24, room * 3 // 4))).decode()
         facts["signature"] = self._sign(facts)
         password = base64.b64encode(json.dumps(facts).encode()).decode()
-        return Token(password, principal, expires_at)
+        return Token(password, principal, expires_at, self._number)
 
     def check(self, password: str) -> str:
         """The principal a password was issued to; raises `BadToken`."""
@@ -94,6 +96,10 @@ class Tokens:
         if facts["number"] <= self._revoked_to or facts["expiration"] <= self._clock.now():
             raise BadToken(Flaw.EXPIRED)
         return str(facts["principal"])
+
+    def is_good(self, token: Token) -> bool:
+        """Whether a token of ours still has a minute to go."""
+        return token.number > self._revoked_to and token.expires_at - self._clock.now() > _MARGIN
 
     def expire_all(self) -> None:
         """From now on every token issued so far counts as expired."""
