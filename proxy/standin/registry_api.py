@@ -161,12 +161,12 @@ class RegistryApi:
         if self._state.settings.public:
             if scheme.lower() != "bearer":
                 raise BadToken(Flaw.UNKNOWN)
-            # The JSON API's token serves as a Bearer too (Amazon ECR Public User Guide,
-            # "Registry authentication").
+            # The JSON API's token, `AWS:` and all, serves as a Bearer too (Amazon ECR Public User
+            # Guide, "Registry authentication").
             try:
                 return self._state.tokens.check(_password(credentials))
             except BadToken as error:
-                if error.flaw is not Flaw.MALFORMED:
+                if error.flaw is Flaw.EXPIRED:
                     raise
                 return self._state.tokens.check(credentials)
         if scheme.lower() != "basic":

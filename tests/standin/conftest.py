@@ -30,6 +30,8 @@ async def running(**settings: Any) -> AsyncIterator[Client]:
         StandIn(StandInSettings(**settings)) as standin,
         aiohttp.ClientSession(auto_decompress=False) as session,
     ):
+        # aiohttp asks again by itself when a connection breaks, and would use up a fault unseen.
+        session._retry_connection = False
         yield Client(standin, session)
 
 

@@ -8,7 +8,7 @@ import pytest
 from yarl import URL
 
 from proxy.oci import Digest
-from proxy.standin import StandIn
+from proxy.standin import Fault, StandIn
 from proxy.standin.s3 import parse_range
 from tests.standin.client import REPOSITORY, Answer, Client
 from tests.standin.conftest import Running
@@ -66,8 +66,6 @@ async def test_an_authorization_header_is_400_at_s3(client: Client) -> None:
 async def test_a_range_is_206_and_an_unsatisfiable_one_416(
     client: Client, text: str, status: int, span: tuple[int, int] | None, slowly: bool
 ) -> None:
-    from proxy.standin import Fault
-
     url = await pushed(client)
     if slowly:  # the other way out, without sendfile, must say the same
         client.standin.faults.add(Fault(server="s3", bandwidth=1 << 30))
