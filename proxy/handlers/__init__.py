@@ -1,0 +1,1 @@
+"""HTTP in: routes, middleware, replies. Never sees tokens, disk layout or what manifests say."""
