@@ -154,6 +154,7 @@ class FakeAws:
         self.roles: list[Mapping[str, str]] = []
         self.keys: list[str] = []  # the access key of each request for a token
         self.lifetime = 12 * 3600.0
+        self.role_lifetime = 3600.0
         self.skew = 0.0  # how far AWS's clock is ahead of ours, in seconds
         self.refusals: deque[tuple[int, str, str]] = deque()
         self.gate: asyncio.Event | None = None
@@ -212,7 +213,7 @@ class FakeAws:
     async def _assume_role(self, request: web.Request) -> web.StreamResponse:
         form = await request.post()
         self.roles.append({name: str(value) for name, value in form.items()})
-        expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+        expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + self.role_lifetime))
         return web.Response(
             text=(
                 '<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
