@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 
-from proxy.standin.delivery import deliver, reset
+from proxy.standin.delivery import deliver, hang_up, reset
 from proxy.standin.faults import Fault, Faults, Plan
 from proxy.standin.journal import Journal
 from proxy.standin.replies import Reply
@@ -114,7 +114,10 @@ class Exchange:
             self._journal.end(
                 number, status=status, request_bytes=call.body_bytes, reply_bytes=length
             )
-        return await deliver(request, reply, plan)
+        try:
+            return await deliver(request, reply, plan)
+        except ConnectionError:  # the client left: there is no one to tell
+            return hang_up(request)
 
     async def _answer(self, call: Call, plan: Plan) -> Reply | None:
         """None: the connection is to be reset."""

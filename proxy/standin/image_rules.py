@@ -60,7 +60,7 @@ def read_image(content: bytes, media_type: str, *, docker_layers_in_oci: bool = 
         raise _refused(f"Member must have length less than or equal to {MAX_MANIFEST_BYTES}")
     try:
         document = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _syntax() from error
     if not isinstance(document, dict) or document.get("schemaVersion") != 2:
         raise _syntax()

@@ -86,6 +86,10 @@ class JsonApi:
             raise Refusal(Kind.UNSUPPORTED, f"Operation {operation} is not there")
         account = request.get("registryId") or call.account
         names = request.get("repositoryNames") or [request.get("repositoryName")]
+        if operation != Operation.DESCRIBE_REPOSITORIES and names == [None]:
+            raise Refusal(
+                Kind.PARAMETER, parameter_text("repositoryName", "Member must not be null")
+            )
         for name in names:
             self._enter(key, Operation(operation), account, name)
         return answerer(account, request)
@@ -128,7 +132,7 @@ class JsonApi:
         failures: list[dict[str, Any]] = []
         for text in digests:
             try:
-                digest = Digest.parse(text)
+                digest = Digest.parse(str(text))
             except ValueError:
                 failures.append(
                     {
@@ -168,6 +172,9 @@ class JsonApi:
     def _create_repository(self, account: str, request: dict[str, Any]) -> dict[str, Any]:
         mutability = request.get("imageTagMutability")
         filters = request.get("imageTagMutabilityExclusionFilters")
+        if mutability not in (None, *Mutability):
+            text = f"Member must satisfy enum value set: [{', '.join(Mutability)}]"
+            raise Refusal(Kind.PARAMETER, parameter_text("imageTagMutability", text))
         encryption = request.get("encryptionConfiguration") or {}
         repository = self._state.create_repository(
             request["repositoryName"],
@@ -237,7 +244,7 @@ def _page(request: dict[str, Any], values: list[Any]) -> tuple[list[Any], dict[s
     if not 1 <= size <= _MAX_RESULTS:
         text = f"Member must have value less than or equal to {_MAX_RESULTS}"
         raise Refusal(Kind.PARAMETER, parameter_text("maxResults", text))
-    if not start.isdecimal():
+    if not start.isdecimal() or len(start) > 9:
         raise Refusal(Kind.PARAMETER, parameter_text("NextToken", "Invalid next token provided"))
     end = int(start) + size
     return values[int(start) : end], {"nextToken": str(end)} if end < len(values) else {}

@@ -80,9 +80,9 @@ def _page(context: Context, call: Call, names: Sequence[str]) -> tuple[list[str]
 def _size(text: str | None, default: int) -> int:
     if text is None:
         return default
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or not text.strip("0"):
         raise parameter("maxResults", "Member must have value greater than or equal to 1")
-    if int(text) > _MAX:
+    if len(text) > 9 or int(text) > _MAX:
         raise parameter("maxResults", f"Member must have value less than or equal to {_MAX}")
     return int(text)
 

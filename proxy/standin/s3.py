@@ -19,7 +19,7 @@ from proxy.standin.repository import Blob
 from proxy.standin.state import State
 
 _PATH = re.compile(r"/[0-9a-f]{4}-\d{12}-(?P<uid>[0-9a-f]{32})/(?P<hex>[0-9a-f]{64})")
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 _CODES: Final = {
     400: ("BadRequest", "Bad Request"),
     403: ("AccessDenied", "Access Denied"),

@@ -90,7 +90,7 @@ class Tokens:
             raise BadToken(Flaw.MALFORMED)
         signature = facts.pop("signature", None)
         if not isinstance(signature, str) or not hmac.compare_digest(
-            signature.encode(), self._sign(facts).encode()
+            signature.encode("utf-8", "replace"), self._sign(facts).encode()
         ):
             raise BadToken(Flaw.UNKNOWN)
         if facts["number"] <= self._revoked_to or facts["expiration"] <= self._clock.now():

@@ -19,7 +19,7 @@ MAX_PARTS: Final = 4200
 MAX_LAYER: Final = 52_000 * MIB
 
 # distribution-spec: `<start>-<end>`; some clients write the form of RFC 9110 §14.4.
-_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d+)-(\d+)(?:/(?:\d+|\*))?")
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,15})-(\d{1,15})(?:/(?:\d+|\*))?")
 
 
 class Upload:

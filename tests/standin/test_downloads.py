@@ -60,6 +60,7 @@ async def test_an_authorization_header_is_400_at_s3(client: Client) -> None:
         ("bytes=20-10", 200, (0, 10240)),
         ("bytes=0-1,4-5", 200, (0, 10240)),
         ("lines=1-2", 200, (0, 10240)),
+        ("bytes=" + "1" * 5000 + "-", 200, (0, 10240)),
     ],
 )
 @pytest.mark.parametrize("slowly", [False, True])

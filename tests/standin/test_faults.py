@@ -177,6 +177,29 @@ async def test_a_body_is_held_in_the_middle_until_it_is_let_go(
         assert await response.content.read() == LAYER[1000:]
 
 
+async def test_a_client_that_leaves_is_no_error(client: Client, standin: StandIn, url: str) -> None:
+    for fault in (Fault(server="s3", hold_at=1000), Fault(server="s3", hold=True)):
+        held = standin.faults.add(fault)
+        leaving = asyncio.create_task(stream(client, url))
+        await held.reached.wait()
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        held.release()
+    location = await client.start()
+    got_through = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+        got_through.set()
+        await asyncio.Event().wait()
+
+    leaving_too = asyncio.create_task(client.ask("PATCH", location, body=body()))
+    await got_through.wait()
+    leaving_too.cancel()
+    await asyncio.gather(leaving_too, return_exceptions=True)
+    assert await stream(client, url) == (LAYER, True)
+
+
 async def test_closing_lets_go_of_what_is_held(client: Client, standin: StandIn) -> None:
     held = standin.faults.add(Fault(hold=True))
     asking = asyncio.create_task(client.ask("GET", TAGS))

@@ -221,6 +221,11 @@ async def test_describe_images(client: Client, standin: StandIn) -> None:
             id="name",
         ),
         pytest.param(
+            lambda ecr: ecr.create_repository(repositoryName="a/b", imageTagMutability="FIXED"),
+            "InvalidParameterException",
+            id="mutability",
+        ),
+        pytest.param(
             lambda ecr: ecr.describe_repositories(maxResults=1001),
             "InvalidParameterException",
             id="results",

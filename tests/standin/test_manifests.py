@@ -170,6 +170,7 @@ BAD_PLATFORM = {"os": "windows", "architecture": "amd64", "os.features": ["win32
         pytest.param(OCI_MANIFEST, b'{"schemaVersion":2,', id="malformed JSON"),
         pytest.param(OCI_MANIFEST, b"\xff\xfe", id="no text"),
         pytest.param(OCI_MANIFEST, b"[]", id="no object"),
+        pytest.param(OCI_MANIFEST, b"[" * 100_000, id="too deep"),
         pytest.param(OCI_MANIFEST, image([b"l"], schemaVersion=1), id="schema 1"),
         pytest.param(OCI_MANIFEST, image([b"l"], layers=[{"digest": "x"}]), id="a layer"),
         pytest.param(OCI_MANIFEST, image([b"l"], layers="many"), id="layers"),

@@ -21,6 +21,11 @@ async def test_a_push_to_an_unknown_repository_is_404(client: Client) -> None:
     )
 
 
+async def test_the_repository_is_looked_at_before_what_is_pushed(client: Client) -> None:
+    answer = await client.put_manifest(b"no JSON", repository="team/none")
+    assert answer.error[:2] == (404, "NAME_UNKNOWN")
+
+
 async def test_a_push_to_an_unknown_repository_can_close_the_socket(running: Running) -> None:
     async with running(unknown_repository_closes_socket=True) as client:
         with pytest.raises(aiohttp.ServerDisconnectedError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from yarl import URL
 
 from proxy.oci import Digest
+from proxy.standin.refusals import Refusal
 from proxy.standin.settings import MIB
+from proxy.standin.uploads import PART, Upload
 from tests.standin.client import REPOSITORY, Answer, Client
 from tests.standin.conftest import Running
 
@@ -251,3 +254,12 @@ async def test_what_may_not_be_mounted_answers_202(running: Running) -> None:
         ]
         for digest, source in cases:
             assert (await mount(client, digest, source)).status == 202
+
+
+def test_an_upload_has_4200_parts_at_most(tmp_path: Path) -> None:
+    upload = Upload("123456789012", REPOSITORY, tmp_path)
+    upload.size = 4200 * PART
+    upload.end_request(0)
+    upload.size += 1
+    with pytest.raises(Refusal, match="more than 4200 parts"):
+        upload.end_request(upload.size - 1)
