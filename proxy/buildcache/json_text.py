@@ -16,7 +16,13 @@ from typing import Any, Final, NoReturn
 # much of Python's recursion limit the caller has used up.
 _MAX_DEPTH: Final = 32
 
-_SPACE: Final = re.compile(r"[ \t\n\r]*")  # RFC 8259 §2
+_SPACE: Final = r"[ \t\n\r]*"  # RFC 8259 §2
+# Each captures the mark that ends the object or array, or goes on with it.
+_OBJECT: Final = re.compile(rf"{_SPACE}\{{{_SPACE}(\}}?){_SPACE}")
+_ARRAY: Final = re.compile(rf"{_SPACE}\[{_SPACE}(\]?){_SPACE}")
+_AFTER_MEMBER: Final = re.compile(rf"{_SPACE}([,}}]){_SPACE}")
+_AFTER_ELEMENT: Final = re.compile(rf"{_SPACE}([,\]]){_SPACE}")
+_KEY: Final = re.compile(rf'("[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"){_SPACE}:{_SPACE}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,44 +59,33 @@ def read_document(content: bytes) -> dict[str, Value]:
         if member.key in members:
             raise ValueError(f"the key {member.key[:80]!r} stands there twice")
         members[member.key] = Value(member.value, text[member.start : member.end])
-    if not _is_shallow([member.value for member in found]):
+    if not _is_shallow([[member.value for member in found]]):
         raise ValueError("nested too deeply")
     return members
 
 
 def read_members(text: str) -> list[Member]:
     """The members of the object that is `text`, in order; raises `ValueError`."""
-    position = _expect(text, "{", 0)
     members: list[Member] = []
-    if not text.startswith("}", position):
-        while True:
-            if not text.startswith('"', position):
-                raise ValueError(f"no key at character {position}")
-            key, position = _DECODER.raw_decode(text, position)
-            start = _expect(text, ":", _skip(text, position))
-            value, end = _DECODER.raw_decode(text, start)
-            members.append(Member(key, value, start, end))
-            position = _skip(text, end)
-            if not text.startswith(",", position):
-                break
-            position = _skip(text, position + 1)
-    _expect_end(text, _expect(text, "}", position))
+    mark, position = _match(_OBJECT, text, 0)
+    while mark != "}":
+        name, start = _match(_KEY, text, position)
+        value, end = _DECODER.raw_decode(text, start)
+        members.append(Member(json.loads(name) if "\\" in name else name[1:-1], value, start, end))
+        mark, position = _match(_AFTER_MEMBER, text, end)
+    _expect_end(text, position)
     return members
 
 
 def read_elements(text: str) -> list[Value]:
     """The elements of the array that is `text`, in order; raises `ValueError`."""
-    position = _expect(text, "[", 0)
     elements: list[Value] = []
-    if not text.startswith("]", position):
-        while True:
-            value, end = _DECODER.raw_decode(text, position)
-            elements.append(Value(value, text[position:end]))
-            position = _skip(text, end)
-            if not text.startswith(",", position):
-                break
-            position = _skip(text, position + 1)
-    _expect_end(text, _expect(text, "]", position))
+    mark, position = _match(_ARRAY, text, 0)
+    while mark != "]":
+        value, end = _DECODER.raw_decode(text, position)
+        elements.append(Value(value, text[position:end]))
+        mark, position = _match(_AFTER_ELEMENT, text, end)
+    _expect_end(text, position)
     return elements
 
 
@@ -113,17 +108,12 @@ def _refuse(constant: str) -> NoReturn:
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse)
 
 
-def _skip(text: str, position: int) -> int:
-    space = _SPACE.match(text, position)
-    return position if space is None else space.end()
-
-
-def _expect(text: str, mark: str, position: int) -> int:
-    """Where the next thing begins after `mark`, which may have whitespace around it."""
-    position = _skip(text, position)
-    if not text.startswith(mark, position):
-        raise ValueError(f"no {mark!r} at character {position}")
-    return _skip(text, position + 1)
+def _match(pattern: re.Pattern[str], text: str, position: int) -> tuple[str, int]:
+    """What `pattern` captures at `position`, and where the next thing begins after it."""
+    match = pattern.match(text, position)
+    if match is None:
+        raise ValueError(f"no JSON at character {position}")
+    return match[1], match.end()
 
 
 def _expect_end(text: str, position: int) -> None:
@@ -133,13 +123,12 @@ def _expect_end(text: str, position: int) -> None:
 
 def _is_shallow(level: list[Any]) -> bool:
     for _ in range(_MAX_DEPTH):
-        nested: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                nested += value.values()
-            elif isinstance(value, list):
-                nested += value
-        if not nested:
+        level = [
+            nested
+            for value in level
+            for nested in (value.values() if isinstance(value, dict) else value)
+            if isinstance(nested, (dict, list))
+        ]
+        if not level:
             return True
-        level = nested
     return False

@@ -7,7 +7,7 @@ bytes is needed to show the client's own again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,15 +86,14 @@ def to_stored(
     cache = read(content, media_type)
     if max_layers is not None and len(cache.layers) > max_layers:
         raise TooManyLayers(len(cache.layers), max_layers)
-    image = _to_image_manifest(cache, content)
-    is_rewritten = image is not content
-    if is_rewritten and (len(image) > MAX_MANIFEST_BYTES or show(image, cache.form) != content):
+    image = _find_image_manifest(cache, content)
+    if image is None:
         raise TooLarge(len(content))
     return Stored(
         manifest=Manifest(image, OCI_MANIFEST, Digest.of(image, algorithm)),
         client=Digest.of(content, algorithm),
         form=cache.form,
-        needs_empty_blob=is_rewritten and not cache.layers,
+        needs_empty_blob=image is not content and not cache.layers,
     )
 
 
@@ -105,17 +104,13 @@ def show(stored: bytes, form: Form) -> bytes:
     or list, as a registry has it that takes them.
     """
     cache = read(stored)
-    if cache.form is not Form.IMAGE_MANIFEST:
+    if form is not Form.IMAGE_MANIFEST:
         if cache.form is form:
             return stored
-        stored = _to_image_manifest(cache, stored)
-        if form is Form.IMAGE_MANIFEST:
-            return stored
-        cache = read(stored)
-    original = _find_original(cache, form)
-    if original is not None:
-        return original
-    return stored if form is Form.IMAGE_MANIFEST else _index(cache, form)
+        return _find_original(cache, form) or _index(cache, form)
+    if cache.form is form:
+        return _find_original(cache, form) or stored
+    return _find_image_manifest(cache, stored) or _image_manifest(cache, {})
 
 
 def legacy_form(stored: bytes) -> Form:
@@ -126,19 +121,25 @@ def legacy_form(stored: bytes) -> Form:
     return Form.OCI_INDEX if form in (None, Form.IMAGE_MANIFEST) else form
 
 
-def _to_image_manifest(cache: Cache, content: bytes) -> bytes:
-    """`content` itself if it is one and has layers, else the one to store in its place."""
+def _find_image_manifest(cache: Cache, content: bytes) -> bytes | None:
+    """`content` itself if it is one and has layers, else the one to store in its place; None if
+    there is none of at most 4 MiB that `content` can be had back from."""
     if cache.form is Form.IMAGE_MANIFEST and (cache.layers or cache.padded):
         return content
-    annotations: dict[str, str] = {}
-    if cache.form is not Form.OCI_INDEX:
-        annotations[FORM_ANNOTATION] = cache.form.value
-    if cache.layers:
-        image = _image_manifest(cache, annotations)
-        if _index(read(image), cache.form) == content:
+    for possible in _possible_annotations(cache, content):
+        image = _image_manifest(cache, possible)
+        if len(image) <= MAX_MANIFEST_BYTES and show(image, cache.form) == content:
             return image
-    carried = {FORM_ANNOTATION: cache.form.value, ORIGINAL_ANNOTATION: pack(content)}
-    return _image_manifest(cache, carried)
+    return None
+
+
+def _possible_annotations(cache: Cache, content: bytes) -> Iterator[dict[str, str]]:
+    """What may say how to restore `content`, the least first."""
+    form = {FORM_ANNOTATION: cache.form.value}
+    if cache.layers:
+        # The OCI form goes unnamed: its image manifest has to be the one that BuildKit writes.
+        yield {} if cache.form is Form.OCI_INDEX else form
+    yield {**form, ORIGINAL_ANNOTATION: pack(content)}
 
 
 def _image_manifest(cache: Cache, annotations: Mapping[str, str]) -> bytes:
@@ -159,8 +160,8 @@ def _image_manifest(cache: Cache, annotations: Mapping[str, str]) -> bytes:
 
 def _index(cache: Cache, form: Form) -> bytes:
     """Compact, as BuildKit writes it: the layers, then the config."""
-    convert = TO_DOCKER if form is Form.DOCKER_LIST else {}
-    descriptors = [*(_retyped(layer, convert) for layer in cache.layers), cache.config]
+    types = TO_DOCKER if form is Form.DOCKER_LIST else TO_OCI
+    descriptors = [*(_retyped(layer, types) for layer in cache.layers), cache.config]
     members = {
         "schemaVersion": "2",
         "mediaType": json.dumps(media_type(form)),
@@ -194,8 +195,15 @@ def _stored_layers(cache: Cache) -> list[str]:
 
 def _retyped(layer: Layer, types: Mapping[str, str]) -> str:
     """The descriptor's text, with nothing but the media type changed, and only if it must be."""
-    if layer.media_type not in types:
+    other = types.get(layer.media_type)
+    if other is None:
         return layer.text
+    # Where the media type comes first and once, as BuildKit writes it, there is nothing to parse;
+    # a key hidden behind an escape has a backslash.
+    head = f'{{"mediaType":"{layer.media_type}"'
+    rest = layer.text.removeprefix(head)
+    if rest != layer.text and "mediaType" not in rest and "\\" not in rest:
+        return f'{{"mediaType":"{other}"{rest}'
     return replace_strings(layer.text, "mediaType", types)
 
 
