@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +32,26 @@ class Recorded:
         return next((value for key, value in self.headers if key.lower() == wanted), None)
 
 
+_LONG: Final = 256  # characters
+_TABLE: Final = 256  # entries
+
+
 class Journal:
-    """Requests in the order of their arrival; at most `limit` of them."""
+    """Requests in the order of their arrival; at most `limit` of them.
+
+    The long header values (tokens of several thousand characters, in every request) are kept once.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: OrderedDict[int, Recorded] = OrderedDict()
+        self._long_values: dict[str, str] = {}
         self._count = 0
 
     def begin(self, server: str, method: str, path: str, headers: Iterable[tuple[str, str]]) -> int:
         self._count += 1
-        self._entries[self._count] = Recorded(self._count, server, method, path, tuple(headers))
+        kept = tuple((name, self._once(value)) for name, value in headers)
+        self._entries[self._count] = Recorded(self._count, server, method, path, kept)
         while len(self._entries) > self._limit:
             self._entries.popitem(last=False)
         return self._count
@@ -58,3 +68,10 @@ class Journal:
 
     def clear(self) -> None:
         self._entries.clear()
+
+    def _once(self, value: str) -> str:
+        if len(value) < _LONG:
+            return value
+        if len(self._long_values) >= _TABLE:
+            self._long_values.clear()
+        return self._long_values.setdefault(value, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
@@ -113,23 +113,13 @@ class StandIn:
         self._journal.clear()
 
     async def start(self) -> None:
-        """Open the ports; raises OSError when one cannot be had."""
-        registry = await self._runner(self._serve_registry)
-        port = self._port
-        for account in self.state.accounts:
-            bound = await self._site(registry, self._listen, port)
-            self._accounts_by_port[bound] = account
-            self._urls[account] = f"http://{_authority(_reachable(self._listen), bound)}"
-            port = 0
-        s3 = await self._runner(self._serve_s3)
-        if self._s3_host is None and self._listen == "127.0.0.1":
-            with contextlib.suppress(OSError):  # a system with one loopback address only
-                self._s3_port = await self._site(s3, _OTHER_LOOPBACK, self._s3_port)
-                self._s3_host = _OTHER_LOOPBACK
-                return
-        self._s3_port = await self._site(s3, self._listen, self._s3_port)
-        if self._s3_host is None and self._listen == "127.0.0.1":
-            self._s3_host = "localhost"
+        """Open the ports; raises OSError when one cannot be had, and then leaves nothing open."""
+        try:
+            await self._open_registry()
+            await self._open_s3()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Let go of held requests, close the ports, drop what was temporary."""
@@ -140,11 +130,7 @@ class StandIn:
         await asyncio.to_thread(self.state.close)
 
     async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.close()
-            raise
+        await self.start()
         return self
 
     async def __aexit__(
@@ -154,6 +140,30 @@ class StandIn:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    async def _open_registry(self) -> None:
+        runner = await self._runner(self._serve_registry)
+        port = self._port
+        for account in self.state.accounts:
+            bound = await self._site(runner, self._listen, port)
+            self._accounts_by_port[bound] = account
+            self._urls[account] = f"http://{_authority(_reachable(self._listen), bound)}"
+            port = 0
+
+    async def _open_s3(self) -> None:
+        runner = await self._runner(self._serve_s3)
+        if self._s3_host is None and self._listen == "127.0.0.1":
+            try:
+                self._s3_port = await self._site(runner, _OTHER_LOOPBACK, self._s3_port)
+            except OSError as error:
+                # Not every system has more than one loopback address; a port in use is an error.
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                self._s3_host = "localhost"
+            else:
+                self._s3_host = _OTHER_LOOPBACK
+                return
+        self._s3_port = await self._site(runner, self._listen, self._s3_port)
 
     async def _runner(self, handler: _Handler) -> web.ServerRunner:
         server = web.Server(

@@ -70,11 +70,10 @@ async def test_a_file_is_moved_in_as_a_blob(tmp_path: Path) -> None:
 async def test_a_port_that_is_taken_is_an_error_and_leaves_no_files(tmp_path: Path) -> None:
     async with StandIn() as first:
         port = int(first.url.rpartition(":")[2])
-        second = StandIn(port=port)
-        with pytest.raises(OSError, match="address already in use"):
-            async with second:
-                pass
-        assert not second.state.files.directory.exists()
+        for second in (StandIn(port=port), StandIn(s3_port=first.s3_port)):
+            with pytest.raises(OSError, match="address already in use"):
+                await second.start()
+            assert not second.state.files.directory.exists()
 
 
 async def test_a_fixed_port_is_used() -> None:

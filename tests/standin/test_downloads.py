@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import aiohttp
 import pytest
 from yarl import URL
 
 from proxy.oci import Digest
-from proxy.standin import Fault, StandIn
+from proxy.standin import Fault, StandIn, StandInSettings
 from proxy.standin.s3 import parse_range
 from tests.standin.client import REPOSITORY, Answer, Client
 from tests.standin.conftest import Running
@@ -163,3 +164,16 @@ async def test_a_blob_taken_away_behind_everyones_back_is_gone_everywhere(
     head = await client.ask("HEAD", f"/v2/{REPOSITORY}/blobs/{Digest.of(LAYER)}")
     assert head.status == 404
     assert (await client.ask("GET", f"/v2/{REPOSITORY}/manifests/latest")).status == 200
+
+
+async def test_away_from_127_0_0_1_the_bytes_are_at_the_host_that_the_client_used() -> None:
+    settings = StandInSettings(unreferenced_blob_status=200)
+    async with (
+        StandIn(settings, listen="127.0.0.3") as standin,
+        aiohttp.ClientSession() as session,
+    ):
+        client = Client(standin, session)
+        digest = standin.state.put_blob(REPOSITORY, LAYER)
+        url = URL(await client.blob_url(digest))
+        assert (url.host, url.port) == ("127.0.0.3", standin.s3_port)
+        assert url.port != URL(standin.url).port

@@ -13,6 +13,7 @@ from yarl import URL
 from proxy.oci import Digest
 from proxy.standin import Fault, StandIn
 from tests.standin.client import REPOSITORY, Client
+from tests.standin.conftest import Running
 
 LAYER = bytes(range(256)) * 2000
 TAGS = f"/v2/{REPOSITORY}/tags/list"
@@ -261,3 +262,10 @@ async def test_requests_are_recorded_in_the_order_they_came_in(
     assert (get.server, get.path, get.reply_bytes) == ("s3", "/" + url.split("/", 3)[3], 10)
     assert get.header("authorization") is None
     assert put.header("authorization") is not None
+
+
+async def test_only_so_many_requests_are_remembered(running: Running) -> None:
+    async with running(recorded_requests=2) as client:
+        for n in (1, 2, 3):
+            await client.ask("GET", f"{TAGS}?n={n}")
+        assert [each.path[-1] for each in client.standin.requests] == ["2", "3"]
