@@ -198,7 +198,8 @@ class Aws:
             "read_timeout": _READ_SECONDS,
             "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
             "user_agent_extra": "ecr-cache-proxy",
-            **(self._variants if endpoint is None else {}),
+            # What the registry's name says is about ECR, and not about STS.
+            **(self._variants if endpoint is None and service == "ecr" else {}),
         }
 
         def client(proxies: dict[str, str]) -> Any:

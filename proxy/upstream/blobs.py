@@ -45,6 +45,7 @@ class BlobStream:
     async def chunks(self) -> AsyncIterator[bytes]:
         """All bytes from `start` to `end`; raises `BadGateway` or `GatewayTimeout` if fewer come.
 
+        Only a body without any length, which neither ECR nor S3 sends, can end early unnoticed.
         Once; chunks are as large as what has arrived, up to some hundred KiB. While nobody takes
         the next one, upstream is made to wait.
         """

@@ -19,7 +19,15 @@ from yarl import URL
 from proxy import errors
 from proxy.errors import RegistryError
 from proxy.upstream.auth import Authorizer
-from proxy.upstream.errors import Kind, What, Words, means_expired, read_words, translate
+from proxy.upstream.errors import (
+    Kind,
+    What,
+    Words,
+    means_expired,
+    read_words,
+    refused_credentials,
+    translate,
+)
 from proxy.upstream.locations import Destinations, resolve
 from proxy.upstream.retry import REPEATABLE, Repetitions, retry_after
 from proxy.upstream.transport import (
@@ -37,8 +45,8 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS: Final = 5
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _ERROR_BODY_SECONDS: Final = 10.0
-# A HEAD that is refused has no words, so an expired token looks like a denial. A token younger than
-# this has hardly expired; an older one is worth a try.
+# A refusal without words may be of an expired token or a denial. A token younger than this has
+# hardly expired; for an older one a new one is worth a try.
 _YOUNG: Final = 60.0
 
 
@@ -148,8 +156,9 @@ class Client:
                 if self._may_repeat(call, failed.error) and await repetitions.pause():
                     continue
                 raise translate_failure(failed.error, failed.url, call.what) from failed.error
-            if response.status in call.ok:
+            if response.status in call.ok or response.status == 404:
                 self._authorizer.accepted(used, scope=call.scope)
+            if response.status in call.ok:
                 return response
             status, headers = response.status, response.headers
             body = await _read_quietly(response)
@@ -171,6 +180,8 @@ class Client:
                 continue
             if abroad and url != start:
                 raise self._refused_abroad(status, words, url, call)
+            if status == 401:
+                raise refused_credentials(words, call.what, had_some=used is not None)
             raise translate(status, headers, body, call.what)
 
     async def _follow(
@@ -207,7 +218,8 @@ class Client:
         used: str | None,
     ) -> bool:
         """Whether there are better credentials now than those that were refused."""
-        silent = call.method == "HEAD" and status in {400, 403}
+        # As every HEAD is, and anything that a proxy on the way answers with a page of its own.
+        silent = status in {400, 403} and words == Words("", "")
         age = self._authorizer.age(call.scope)
         guess = silent and age is not None and age > _YOUNG
         if not (means_expired(status, words) or guess):

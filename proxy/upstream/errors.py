@@ -152,12 +152,17 @@ def translate(status: int, headers: Mapping[str, str], body: bytes, what: What) 
     return errors.UpstreamRefusal(said, code=_plain_code(status, what), status=status, headers=kept)
 
 
-def refused_credentials(words: Words, what: What) -> RegistryError:
+def refused_credentials(words: Words, what: What, *, had_some: bool = True) -> RegistryError:
     """For a 401 of upstream, which must not reach a client as a challenge.
 
     A client would ask its user for a password that only the proxy can have.
     """
     said = f": {words.message}" if words.message else ""
+    if not had_some:
+        return errors.Unavailable(
+            f"{what.registry} wants credentials for {what}{said} "
+            "(the proxy is configured with none for this registry)"
+        )
     return errors.Unavailable(
         f"{what.registry} refused the proxy's credentials for {what}{said} "
         "(check the credentials that the proxy is configured with for this registry)"

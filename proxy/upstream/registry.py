@@ -153,9 +153,11 @@ async def open_registry(
 
 
 def _open_aws(config: RegistryConfig, host: EcrHost | None, proxies: Mapping[str, str]) -> Aws:
+    region = host.region if host is not None else None
     return Aws(
         config,
-        region=config.region or (host.region if host is not None else None),
+        # ECR Public has one region, whatever the others are in.
+        region=region if host is not None and host.public else config.region or region,
         fips=host is not None and host.fips,
         dualstack=host is not None and host.dualstack,
         proxies=proxies,

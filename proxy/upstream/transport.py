@@ -96,6 +96,27 @@ def check_proxies(proxies: Mapping[str, str]) -> None:
             )
 
 
+class Dropped(aiohttp.ClientConnectionError):
+    """A connection that stood ended without an answer; its cause says how."""
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """A middleware that takes aiohttp's own repetition away.
+
+    It would send a PUT or DELETE again whose connection was dropped, though upstream may have
+    acted on it: then a manifest meets its own immutable tag, and an upload that is finished is
+    unknown. What may be repeated is for `client` to say.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise Dropped(str(error)) from error
+
+
 class Transport:
     """The connections to one registry and to where it redirects. Close it."""
 
@@ -114,11 +135,15 @@ class Transport:
         self._sessions = {
             pool: aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, limit_per_host=limit, ssl=context),
-                # No total: a blob takes what it takes. No `connect`: it would count the wait for
-                # a place in the pool.
+                # No total: a blob takes what it takes. `connect` counts the wait for a place in
+                # the pool, which is short among requests, and among uploads as long as they are.
                 timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=tuning.connect, sock_read=tuning.idle
+                    total=None,
+                    connect=tuning.queue if pool is Pool.REQUESTS else None,
+                    sock_connect=tuning.connect,
+                    sock_read=tuning.idle,
                 ),
+                middlewares=(_send_once,),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 requote_redirect_url=False,
@@ -237,13 +262,6 @@ def was_sent(error: Exception) -> bool:
 def is_lasting(error: Exception) -> bool:
     """Whether another attempt would fail in the same way: certificates do not heal in seconds."""
     return isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL))
-
-
-def was_dropped(error: BaseException | None) -> bool:
-    """Whether a connection that stood ended without an answer."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return False
-    return isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
 
 
 def translate_failure(error: Exception, url: URL, what: object) -> RegistryError:

@@ -13,7 +13,7 @@ from proxy.oci import Digest, RepositoryName
 from proxy.upstream.client import Call, Client, Reply
 from proxy.upstream.errors import Kind, What
 from proxy.upstream.locations import resolve
-from proxy.upstream.transport import Pool, Sending, was_dropped
+from proxy.upstream.transport import Dropped, Pool, Sending
 from proxy.upstream.values import Body, Upload
 
 _OCTETS: Final = {"Content-Type": "application/octet-stream"}
@@ -61,7 +61,7 @@ class UploadCalls:
         try:
             reply = await self._client.ask(call)
         except BadGateway as error:
-            if self.is_ecr and was_dropped(error.__cause__):
+            if self.is_ecr and isinstance(error.__cause__, Dropped):
                 # Until 2024 that was ECR's way to say so (ECR.md §5).
                 raise NameUnknown(
                     f"{self._client.name} drops the connection when asked for an upload to "

@@ -43,6 +43,7 @@ class RegistryConfig:
 class Tuning:
     """Limits of time and number; seconds throughout.
 
+    `queue` bounds the wait for a place among the requests to a host, its connection included.
     `idle` is how long a peer may be silent while we wait for it, in either direction. `patience`
     bounds all repetitions of one request, `first_pause` is before the first of them. `between` is
     the least time between two requests for a token after one failed. `connections` is per host,
@@ -50,6 +51,7 @@ class Tuning:
     """
 
     connect: float = 10.0
+    queue: float = 30.0
     idle: float = 60.0
     patience: float = 5.0
     attempts: int = 4

@@ -17,14 +17,13 @@ from proxy.errors import (
     TooManyRequests,
     Unavailable,
 )
-from proxy.events import Events, Kind
+from proxy.events import Kind
 from proxy.oci import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, RepositoryName, Tag
 from proxy.peer import PEER_HEADER, version
-from proxy.upstream import Registry, RegistryConfig, Tuning, open_registry
+from proxy.upstream import Registry, RegistryConfig, Tuning
 from tests.upstream.conftest import OpenRegistry
 from tests.upstream.fakes import (
     EXPIRED,
-    QUICK,
     UNAUTHORIZED,
     Answer,
     FakeAws,
@@ -163,6 +162,12 @@ async def test_silent_denial_stays_one_when_no_new_token_is_to_be_had(
         await ecr.head_manifest(REPO, LATEST)
 
 
+async def test_missing_credentials_are_told(plain: Registry, server: FakeServer) -> None:
+    server.tell("GET", PATH, UNAUTHORIZED)
+    with pytest.raises(Unavailable, match=r"lan:5000 wants credentials .*configured with none"):
+        await plain.get_manifest(REPO, LATEST)
+
+
 async def test_wrong_basic_credentials_are_told_not_repeated(
     open_: OpenRegistry, server: FakeServer
 ) -> None:
@@ -229,6 +234,40 @@ async def test_writing_is_repeated_after_throttling_only(
     with pytest.raises(BadGateway):
         await plain.put_manifest(REPO, Tag("other"), b"{}", OCI_MANIFEST)
     assert len(server.seen) == 1
+
+
+async def test_writing_of_unknown_fate_is_not_repeated(plain: Registry, server: FakeServer) -> None:
+    """Not by aiohttp either, on a connection that served before."""
+    server.tell("GET", "/v2/", Answer(200))
+    await plain.ping()
+    server.tell("PUT", PATH, hang_up)
+    server.tell("DELETE", PATH, hang_up)
+    with pytest.raises(BadGateway, match="dropped the connection"):
+        await plain.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST)
+    with pytest.raises(BadGateway, match="dropped the connection"):
+        await plain.delete_manifest(REPO, LATEST)
+    assert len(server.seen) == 3
+
+
+async def test_wait_for_a_connection_is_bounded(open_: OpenRegistry, server: FakeServer) -> None:
+    leave, inside = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        inside.set()
+        await leave.wait()
+        return web.Response()
+
+    server.tell("GET", "/v2/", slow)
+    registry = await open_(
+        RegistryConfig(name="lan", url=server.url),
+        tuning=Tuning(connections=1, queue=0.05, attempts=1),
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(registry.ping())
+        await inside.wait()
+        with pytest.raises(GatewayTimeout, match="no connection in time"):
+            await registry.ping()
+        leave.set()
 
 
 async def test_writing_is_repeated_when_nothing_listened(
@@ -313,78 +352,3 @@ async def test_cookies_are_not_kept(plain: Registry, server: FakeServer) -> None
     await plain.ping()
     await plain.ping()
     assert "Cookie" not in server.seen[1].headers
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [(Answer(200, b"", {PEER_HEADER: "9.9"}), True), (Answer(200), False)],
-)
-async def test_peer_is_known_by_its_header_and_asked_once(
-    plain: Registry, server: FakeServer, answer: Answer, expected: bool
-) -> None:
-    server.tell("GET", "/v2/", answer)
-    assert await asyncio.gather(*(plain.is_peer() for _ in range(5))) == [expected] * 5
-    assert await plain.is_peer() is expected
-    assert plain.peer is expected
-    assert len(server.seen) == 1
-
-
-async def test_peer_that_did_not_answer_is_asked_again(plain: Registry, server: FakeServer) -> None:
-    server.tell(
-        "GET", "/v2/", *[Answer(500)] * QUICK.attempts, Answer(200, b"", {PEER_HEADER: "1"})
-    )
-    with pytest.raises(BadGateway):
-        await plain.is_peer()
-    assert plain.peer is None
-    assert await plain.is_peer()
-
-
-async def test_close_leaves_neither_task_nor_connection(
-    server: FakeServer, aws: FakeAws, keys: None, events: Events
-) -> None:
-    leave = asyncio.Event()
-
-    async def silent(request: web.Request) -> web.StreamResponse:
-        leave.set()
-        await asyncio.Event().wait()
-        return web.Response()
-
-    server.tell("GET", "/v2/", silent)
-    before = asyncio.all_tasks()
-    registry = await open_registry(
-        RegistryConfig(name="ecr", url=server.url, ecr=True, api_url=aws.url),
-        proxies={},
-        events=events,
-        tuning=QUICK,
-    )
-    asking = asyncio.create_task(registry.is_peer())
-    await leave.wait()
-    await registry.close()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-    ours = {task for task in asyncio.all_tasks() - before if "RequestHandler" not in repr(task)}
-    assert ours == set()
-
-
-@pytest.mark.parametrize(
-    ("config", "proxies", "words"),
-    [
-        (RegistryConfig(name="x", url="ftp://x"), {}, "ftp://x"),
-        (RegistryConfig(name="x", url="https://u:p@x"), {}, "credentials"),
-        (RegistryConfig(name="x", url="https://x/?a=b"), {}, "no URL"),
-        (RegistryConfig(name="x", url="https://x:99999"), {}, "no URL"),
-        (RegistryConfig(name="x y"), {}, "no URL"),
-        (RegistryConfig(name="x", username="a:b"), {}, "colon"),
-        (RegistryConfig(name="x"), {"https": "socks5://p"}, "HTTPS_PROXY is a socks5"),
-    ],
-)
-async def test_configuration_that_can_never_work_is_refused(
-    config: RegistryConfig, proxies: dict[str, str], words: str, events: Events
-) -> None:
-    with pytest.raises(ValueError, match=words):
-        await open_registry(config, proxies=proxies, events=events)
-
-
-async def test_configuration_shows_no_secret() -> None:
-    config = RegistryConfig(name="x", password="hush", secret_access_key="hush")
-    assert "hush" not in repr(config)

@@ -157,6 +157,22 @@ async def test_body_is_sent_again_after_a_refresh_and_after_throttling(
     ]
 
 
+async def test_refusal_before_the_body_was_read_is_heard(
+    ecr: Registry, server: FakeServer, aws: FakeAws
+) -> None:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=401, text="Not Authorized\n")
+
+    content = b"x" * (8 << 20)
+    server.tell("POST", START, Answer(202, b"", {"Location": UPLOAD}))
+    server.tell("PATCH", UPLOAD, refuse, Answer(201))
+    upload = await ecr.start_upload(REPO)
+    assert upload is not None
+    await ecr.send_chunk(upload, offset=0, length=len(content), body=body_of(content))
+    assert server.seen[-1].body == content
+    assert aws.tokens == 2
+
+
 @pytest.mark.parametrize("trouble", [Answer(500), Answer(503), hang_up])
 async def test_chunk_of_unknown_fate_is_not_sent_twice(
     ecr: Registry, server: FakeServer, trouble: Answer
