@@ -17,6 +17,7 @@ from proxy.config.values import (
     Rewrite,
     Settings,
     Show,
+    is_loopback,
     parse_listen,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Show",
+    "is_loopback",
     "load_settings",
     "parse_listen",
 ]
