@@ -1,0 +1,27 @@
+"""Bytes on disk: blobs by digest, uploads on their way, small records; all within one budget.
+
+Nothing here knows manifests, what HTTP is, or where bytes come from.
+"""
+
+from proxy.cache.errors import CacheError, FillFailed, NoSpace, WrongDigest
+from proxy.cache.fill import Fill
+from proxy.cache.records import RecordStore
+from proxy.cache.secret import load_secret
+from proxy.cache.sources import Source, SourceStream
+from proxy.cache.spool import Spool
+from proxy.cache.store import BlobStore, PinnedBlob
+
+__all__ = [
+    "BlobStore",
+    "CacheError",
+    "Fill",
+    "FillFailed",
+    "NoSpace",
+    "PinnedBlob",
+    "RecordStore",
+    "Source",
+    "SourceStream",
+    "Spool",
+    "WrongDigest",
+    "load_secret",
+]

@@ -1,0 +1,116 @@
+"""What is done to files, blocking: to be run in the threads of `disk`, never on the event loop."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+READ_BYTES: Final = 256 * 1024  # large enough that the hop to a thread does not matter
+
+
+def create(path: str) -> int:
+    """A new file for reading and writing; gives its descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def open_read(path: str) -> int:
+    """A file that is there, no link to one; gives its descriptor."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def open_write(path: str) -> int:
+    """The same, for reading and writing."""
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def append(fd: int, data: bytes, position: int, hasher: _Hash) -> None:
+    """Write all of `data` at `position`, then hash it: an error leaves the hash where it stood."""
+    view = memoryview(data)
+    written = 0
+    while written < len(view):
+        written += os.pwrite(fd, view[written:], position + written)
+    hasher.update(view)
+
+
+def hash_range(fd: int, start: int, end: int, hasher: _Hash) -> int:
+    """Hash what is there of a range and give the bytes that were; less where the file ends."""
+    position = start
+    while position < end:
+        data = os.pread(fd, min(end - position, READ_BYTES), position)
+        if not data:
+            break
+        hasher.update(data)
+        position += len(data)
+    return position - start
+
+
+def disk_bytes(status: os.stat_result) -> int:
+    """What the file system counts for a file or directory, in bytes."""
+    return status.st_blocks * 512  # st_blocks is in units of 512 whatever the block size, stat(2)
+
+
+def remove(path: str) -> None:
+    """Unlink a file that may be gone already."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def make_directory(path: str) -> None:
+    """Make a directory and those above it, for this user only."""
+    with suppress(FileExistsError):
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            make_directory(os.path.dirname(path))
+            os.mkdir(path, 0o700)
+
+
+def directory_bytes(path: str) -> dict[str, int]:
+    """What a directory and the one above it take on disk."""
+    above = os.path.dirname(path)
+    return {path: disk_bytes(os.stat(path)), above: disk_bytes(os.stat(above))}
+
+
+def read_whole(path: str) -> bytes:
+    with open(open_read(path), "rb") as file:
+        return file.read()
+
+
+def replace(path: str, target: str, data: bytes) -> tuple[os.stat_result, int, dict[str, int]]:
+    """Write a file, make it durable, and put it in place of another.
+
+    Gives its status, what the other took on disk, and what the directories do.
+    """
+    folder = os.path.dirname(target)
+    make_directory(folder)
+    remove(path)
+    fd = create(path)
+    try:
+        append(fd, data, 0, hashlib.sha256())
+        os.fsync(fd)
+        status = os.fstat(fd)
+    except BaseException:
+        with suppress(OSError):
+            remove(path)
+        raise
+    finally:
+        os.close(fd)
+    replaced = 0
+    with suppress(FileNotFoundError):
+        replaced = disk_bytes(os.stat(target))
+    os.rename(path, target)
+    sync_directory(folder)
+    return status, replaced, directory_bytes(folder)
+
+
+def sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

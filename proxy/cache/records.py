@@ -1,0 +1,196 @@
+"""Small things kept per registry and repository: each in a file of its own, with a checksum.
+
+What is in them is their users' affair. They share the blobs' budget: kinds that can be had again
+are evicted like blobs, the others stay (`layout` names them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Final
+
+from cachetools import LRUCache
+
+from proxy.cache.disk import to_the_end
+from proxy.cache.errors import CacheError, NoSpace
+from proxy.cache.files import disk_bytes, read_whole, replace, sync_directory
+from proxy.cache.layout import is_evictable, record_key
+from proxy.cache.policy import Entry
+from proxy.cache.space import Room, Space
+from proxy.cache.store import BlobStore
+
+_MEMORY_BYTES: Final = 16 * 1024 * 1024
+
+
+class RecordStore:
+    """Finds, keeps and removes records by (kind, registry, repository, key).
+
+    The four may be any strings, save that a kind is made of lower-case letters. Invariant: what is
+    in `_memory` was read from, or written to, the disk under that key last.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._memory: LRUCache[bytes, bytes] = LRUCache(_MEMORY_BYTES, getsizeof=len)
+        self._changes = 0
+
+    @classmethod
+    async def open(cls, store: BlobStore) -> RecordStore:
+        """The records in the store's directory, within its budget; done with when it is closed."""
+        return cls(store.space)
+
+    async def find(self, kind: str, registry: str, repository: str, key: str) -> bytes | None:
+        """The content last put there. None when there is none, or when it is damaged."""
+        identity = _identity(kind, registry, repository, key)
+        name = _name(kind, identity)
+        content = self._memory.get(name)
+        if content is None:
+            changes = self._changes
+            content = await self._read(name, identity)
+            # What another caller wrote meanwhile is newer than what was read.
+            if content is not None and changes == self._changes:
+                self._remember(name, content)
+        if content is not None and self._space.find(name) is not None:
+            self._space.use(name)
+        return content
+
+    async def put(
+        self, kind: str, registry: str, repository: str, key: str, content: bytes
+    ) -> None:
+        """Keep content in place of what was there. What is never evicted is durable on return.
+
+        Raises `CacheError` when that cannot be: `NoSpace`, or the disk refuses. A kind that can be
+        had again is left unkept then, and nothing is raised.
+        """
+        identity = _identity(kind, registry, repository, key)
+        name = _name(kind, identity)
+        data = _seal(identity, content)
+        evictable = is_evictable(name)
+        try:
+            # Before the turn: making room may evict the very record that is to be replaced.
+            room = await self._space.reserve(len(data), urgent=not evictable)
+            with room:
+                async with self._space.turn(name):
+                    await to_the_end(self._write(name, data, content, room))
+        except NoSpace:
+            if not evictable:
+                raise
+        except OSError as error:
+            self._space.trouble(f"cannot keep a {kind} of {repository}: {error}", key)
+            if not evictable:
+                raise CacheError(
+                    f"the {kind} {key} of {repository} cannot be kept: the disk refused it: {error}"
+                ) from error
+
+    async def remove(self, kind: str, registry: str, repository: str, key: str) -> bool:
+        """Forget what was put there; False when there was nothing. Raises `CacheError`."""
+        name = _name(kind, _identity(kind, registry, repository, key))
+        try:
+            async with self._space.turn(name):
+                return await to_the_end(self._unlink(name))
+        except OSError as error:
+            raise CacheError(
+                f"the {kind} {key} of {repository} cannot be removed: {error}"
+            ) from error
+
+    def _remember(self, name: bytes, content: bytes) -> None:
+        self._changes += 1
+        self._memory.pop(name, None)
+        if len(content) <= _MEMORY_BYTES // 4:
+            self._memory[name] = content
+
+    async def _read(self, name: bytes, identity: bytes) -> bytes | None:
+        space = self._space
+        try:
+            data = await space.disk.run(read_whole, space.layout.path_of(name))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            space.trouble(f"cannot read a record: {error}")
+            return None
+        content = _unseal(identity, data)
+        if content is None:
+            space.trouble(f"a damaged record is dropped: {space.layout.path_of(name)}")
+            await self._drop_damaged(name, data)
+        return content
+
+    async def _drop_damaged(self, name: bytes, data: bytes) -> None:
+        space = self._space
+        try:
+            async with space.turn(name):
+                # Unless somebody has put it anew in the meantime.
+                if await space.disk.run(read_whole, space.layout.path_of(name)) == data:
+                    await to_the_end(self._unlink(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            space.trouble(f"cannot remove a record: {error}")
+
+    async def _write(self, name: bytes, data: bytes, content: bytes, room: Room) -> None:
+        space = self._space
+        status, replaced, directories = await space.disk.run(
+            replace, space.layout.incoming_of(name), space.layout.path_of(name), data
+        )
+        room.release()
+        space.count_directories(directories)
+        self._account(name, replaced)
+        entry = Entry(status.st_size, disk_bytes(status))
+        if is_evictable(name):
+            space.add(name, entry)
+        else:
+            space.budget.charge(entry.disk)
+        self._remember(name, content)
+
+    async def _unlink(self, name: bytes) -> bool:
+        self._changes += 1
+        self._memory.pop(name, None)
+        removed = await self._space.disk.run(_remove_counted, self._space.layout.path_of(name))
+        if removed is None:
+            return False
+        self._account(name, removed)
+        return True
+
+    def _account(self, name: bytes, gone: int) -> None:
+        """A file of the record, of so many bytes on disk, is there no more."""
+        entry = self._space.budget.leave(name)
+        if entry is not None:
+            self._space.budget.gone(entry)
+        else:
+            self._space.budget.charge(-gone)
+
+
+# The form of a file: the checksum of all that follows, who it is, what was put
+
+
+def _identity(kind: str, registry: str, repository: str, key: str) -> bytes:
+    return json.dumps([kind, registry, repository, key]).encode()
+
+
+def _name(kind: str, identity: bytes) -> bytes:
+    return record_key(kind, hashlib.sha256(identity).digest())
+
+
+def _seal(identity: bytes, content: bytes) -> bytes:
+    body = identity + b"\n" + content
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def _unseal(identity: bytes, data: bytes) -> bytes | None:
+    checksum, _, body = data.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != checksum:
+        return None
+    found, _, content = body.partition(b"\n")
+    return content if found == identity else None
+
+
+def _remove_counted(path: str) -> int | None:
+    """Unlink a file and give what it took on disk; None when it is not there."""
+    try:
+        size = disk_bytes(os.stat(path))
+        os.unlink(path)
+    except FileNotFoundError:
+        return None
+    sync_directory(os.path.dirname(path))
+    return size
