@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from proxy.handlers.ranges import Range
 from proxy.handlers.replies import head_reply, reply, stream_reply
@@ -40,6 +41,13 @@ class BlobHandlers:
         return reply(202)
 
 
+class _BlobFile(web.FileResponse):
+    """A file that is sent by its handler, while it is pinned, and not again by the server."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None if self.prepared else await super().prepare(request)
+
+
 async def _send_file(
     request: web.Request, digest: Digest, blob: OnDisk, wanted: Range | None
 ) -> web.StreamResponse:
@@ -50,8 +58,8 @@ async def _send_file(
         kept = request.headers.copy()
         kept.popall("Range")
         request = request.clone(headers=kept)
-    response = web.FileResponse(blob.pin.path, headers={**reply().headers, **_headers(digest)})
-    await response.prepare(request)  # sends it all; the pin must last until then
+    response = _BlobFile(blob.pin.path, headers={**reply().headers, **_headers(digest)})
+    await response.prepare(request)
     return response
 
 

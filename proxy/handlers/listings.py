@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -35,11 +36,19 @@ class ListingHandlers:
     ) -> web.StreamResponse:
         assert route.digest is not None  # noqa: S101 routes.parse gives every subject a digest
         wanted = request.query.get("artifactType")
-        found = await self._listings.referrers(target, route.digest, wanted)
+        found = await self._listings.referrers(target, route.digest, wanted, _page_query(request))
         headers = {"OCI-Filters-Applied": "artifactType"} if found.filtered else {}
         if found.next_query is not None:
-            headers |= next_link(request.path, _with_ns(request, dict(found.next_query)))
+            headers |= next_link(request, found.next_query)
         return reply(body=found.content, content_type=OCI_INDEX, headers=headers)
+
+
+def _page_query(request: web.Request) -> str | None:
+    """The query of a further page, verbatim as upstream gave it; None for the first one."""
+    if not set(request.query) - {"ns", "artifactType"}:
+        return None
+    parts = request.rel_url.raw_query_string.split("&")
+    return "&".join(part for part in parts if not part.startswith("ns="))
 
 
 def _page(request: web.Request) -> PageRequest:
@@ -57,10 +66,5 @@ def _render(request: web.Request, page: Page, content: dict[str, object]) -> web
         query = {"last": page.next_last}
         if "n" in request.query:
             query["n"] = request.query["n"]
-        headers = next_link(request.path, _with_ns(request, query))
+        headers = next_link(request, urlencode(query))
     return reply(body=json.dumps(content).encode(), headers=headers)
-
-
-def _with_ns(request: web.Request, query: dict[str, str]) -> dict[str, str]:
-    ns = request.query.get("ns")
-    return query if ns is None else query | {"ns": ns}

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import quote, urlencode
+from collections.abc import Mapping
 
 from aiohttp import web
-from proxy.handlers.viewer import Show, choose
 
-from proxy.errors import ManifestInvalid, ManifestTooLarge
-from proxy.handlers.replies import head_reply, reply
+from proxy.buildcache import Want
+from proxy.errors import ManifestInvalid, ManifestTooLarge, TagInvalid
+from proxy.handlers.replies import head_reply, location, reply
 from proxy.handlers.routes import Route
-from proxy.oci import MAX_MANIFEST_BYTES, Reference
+from proxy.handlers.viewer import Show, choose
+from proxy.oci import MAX_MANIFEST_BYTES, Reference, Tag
 from proxy.peer import PEER_HEADER
-from proxy.services.manifests import Manifests, Want
+from proxy.services.manifests import Manifests
 from proxy.services.registries import Target
 
 
 class ManifestHandlers:
     """Renders manifests. `show` forces the form that readers of a cache get, by registry."""
 
-    def __init__(self, manifests: Manifests, show: dict[str, Show]) -> None:
+    def __init__(self, manifests: Manifests, show: Mapping[str, Show]) -> None:
         self._manifests = manifests
         self._show = show
 
@@ -46,13 +47,17 @@ class ManifestHandlers:
     async def put(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         content = await _read_manifest(request)
         media_type = _media_type(request, content)
-        pushed = await self._manifests.put(target, _reference(route), content, media_type)
+        pushed = await self._manifests.put(
+            target, _reference(route), content, media_type, tags=_tags(request)
+        )
         headers = {
             "Docker-Content-Digest": pushed.digest,
             "Location": location(request, f"/v2/{route.name}/manifests/{pushed.digest}"),
         }
         if pushed.subject is not None:
             headers["OCI-Subject"] = pushed.subject
+        if pushed.tags:
+            headers["OCI-Tag"] = ", ".join(pushed.tags)
         return reply(201, headers=headers)
 
     async def delete(
@@ -70,15 +75,16 @@ class ManifestHandlers:
         )
 
 
-def location(request: web.Request, path: str) -> str:
-    """A location on this proxy: relative, and under the registry that the client named."""
-    ns = request.query.get("ns")
-    return quote(path) if ns is None else f"{quote(path)}?{urlencode({'ns': ns})}"
-
-
 def _reference(route: Route) -> Reference:
     assert route.reference is not None  # noqa: S101 routes.parse gives every manifest one
     return route.reference
+
+
+def _tags(request: web.Request) -> list[Tag]:
+    try:
+        return [Tag.parse(text) for text in request.query.getall("tag", [])]
+    except ValueError as error:
+        raise TagInvalid(str(error)) from error
 
 
 async def _read_manifest(request: web.Request) -> bytes:

@@ -27,8 +27,6 @@ class Range:
         if match is None or match.group(0).endswith("=-"):
             return None
         first, last = (int(text) if text else None for text in match.groups())
-        if first is not None and last is not None and last < first:
-            return None
         return cls(first, last)
 
     def resolve(self, total: int) -> tuple[int, int]:

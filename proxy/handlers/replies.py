@@ -114,6 +114,14 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return error_reply(Internal("the proxy failed at this request; its log says why"))
 
 
-def next_link(path: str, query: Mapping[str, str]) -> dict[str, str]:
-    """The Link header to the next page of a list, relative, so that it leads back here."""
-    return {"Link": f'<{quote(path)}?{urlencode(query)}>; rel="next"'}
+def location(request: web.Request, path: str) -> str:
+    """A location on this proxy: relative, and under the registry that the client named."""
+    ns = request.query.get("ns")
+    path = quote(path, safe="/:")
+    return path if ns is None else f"{path}?{urlencode({'ns': ns})}"
+
+
+def next_link(request: web.Request, query: str) -> dict[str, str]:
+    """The Link header to the next page of a list: relative, so that it leads back here."""
+    here = location(request, request.path)
+    return {"Link": f'<{here}{"&" if "?" in here else "?"}{query}>; rel="next"'}

@@ -8,9 +8,8 @@ from typing import Final
 from aiohttp import web
 
 from proxy.errors import BlobUploadInvalid, DigestInvalid
-from proxy.handlers.manifests import location
 from proxy.handlers.ranges import parse_chunk
-from proxy.handlers.replies import reply
+from proxy.handlers.replies import location, reply
 from proxy.handlers.routes import Route, parse_digest
 from proxy.oci import Digest
 from proxy.services.registries import Registries, Target

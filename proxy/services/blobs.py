@@ -11,8 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.cache import BlobStore, PinnedBlob
-from proxy.errors import BlobUnknown, RegistryError
+from proxy.cache import BlobStore, FillFailed, PinnedBlob
+from proxy.errors import BadGateway, BlobUnknown, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
 from proxy.services.proofs import Proofs
@@ -112,6 +112,8 @@ class Blobs:
             ours = fill.source is source
             try:
                 total = await fill.total()
+            except FillFailed as error:
+                raise BadGateway(str(error)) from error
             except RegistryError:
                 if ours:
                     self._proofs.drop(target, digest)

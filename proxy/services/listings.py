@@ -27,8 +27,9 @@ class Listings:
         return await registry.list_repositories(n=page.n, last=page.last)
 
     async def referrers(
-        self, target: Target, subject: Digest, artifact_type: str | None
+        self, target: Target, subject: Digest, artifact_type: str | None, query: str | None
     ) -> Referrers:
+        """`query`, if given, is the one that the page before named for this one."""
         return await target.registry.list_referrers(
-            target.repository, subject, artifact_type=artifact_type
+            target.repository, subject, artifact_type=artifact_type, query=query
         )

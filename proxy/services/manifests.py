@@ -7,7 +7,7 @@ alias from the client's digest to the stored one is on disk before any reply nam
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,10 +59,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a PUT is answered with: the client's digest, and the subject that upstream saw."""
+    """What a PUT is answered with: the client's digest, and what upstream said besides."""
 
     digest: Digest
     subject: str | None
+    tags: tuple[str, ...] = ()
 
 
 class Manifests:
@@ -108,9 +109,18 @@ class Manifests:
         return await self._show(target, manifest, want)
 
     async def put(
-        self, target: Target, reference: Reference, content: bytes, media_type: str
+        self,
+        target: Target,
+        reference: Reference,
+        content: bytes,
+        media_type: str,
+        *,
+        tags: Sequence[Tag] = (),
     ) -> Pushed:
-        """Store a manifest upstream, a legacy cache rewritten; raises upstream's refusal."""
+        """Store a manifest upstream, a legacy cache rewritten; raises upstream's refusal.
+
+        `tags` are set along with a digest, where upstream can do that.
+        """
         algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
         digest = Digest.of(content, algorithm)
         if isinstance(reference, Digest) and reference != digest:
@@ -120,17 +130,18 @@ class Manifests:
         stored = await self._rewrite(target, content, media_type, algorithm)
         try:
             if stored is None:
-                reply = await self._send(target, reference, Manifest(content, media_type, digest))
+                manifest = Manifest(content, media_type, digest)
+                reply = await self._send(target, reference, manifest, tags)
             else:
-                reply = await self._send_rewritten(target, reference, digest, stored)
+                reply = await self._send_rewritten(target, reference, digest, stored, tags)
         finally:
-            if isinstance(reference, Tag):
-                self._wrote(target, reference)
+            for tag in (reference, *tags):
+                self._wrote(target, tag)
         registry, repository = target.key
         self._events.emit(
             Event(Kind.PUSHED_MANIFEST, registry, repository, reference, len(content))
         )
-        return Pushed(digest, reply.subject)
+        return Pushed(digest, reply.subject, reply.tags)
 
     async def delete(self, target: Target, reference: Reference) -> None:
         """Delete upstream what the client knows under that tag or digest."""
@@ -241,23 +252,31 @@ class Manifests:
         self, target: Target, content: bytes, media_type: str, algorithm: str
     ) -> buildcache.Stored | None:
         """The cache as it is to be stored; None for what is sent as it is."""
-        if media_type not in _CACHE_TYPES or buildcache.find_form(content) is None:
+        if media_type not in _CACHE_TYPES or buildcache.find_form(content, media_type) is None:
             return None
         if not await target.rewrites_pushes():
             return None
+        limit = ECR_MAX_LAYERS if target.registry.is_ecr else None
         try:
-            stored = buildcache.to_stored(content, max_layers=ECR_MAX_LAYERS, algorithm=algorithm)
-        except buildcache.TooManyLayers as error:
+            stored = buildcache.to_stored(
+                content, media_type=media_type, max_layers=limit, algorithm=algorithm
+            )
+        except buildcache.Unstorable as error:
             raise ManifestInvalid(f"{target.repository}: {error}") from error
-        return None if stored.manifest.content == content else stored
+        return None if stored.manifest.content is content else stored
 
     async def _send_rewritten(
-        self, target: Target, reference: Reference, client: Digest, stored: buildcache.Stored
+        self,
+        target: Target,
+        reference: Reference,
+        client: Digest,
+        stored: buildcache.Stored,
+        tags: Sequence[Tag],
     ) -> PutReply:
         if stored.needs_empty_blob:
             await self._push_empty_blob(target)
         name = reference if isinstance(reference, Tag) else stored.manifest.digest
-        reply = await self._send(target, name, stored.manifest)
+        reply = await self._send(target, name, stored.manifest, tags)
         alias = Alias(stored.manifest.digest, stored.form)
         await self._records.put(_ALIAS, *target.key, client, alias.dump())
         registry, repository = target.key
@@ -273,9 +292,11 @@ class Manifests:
         )
         return reply
 
-    async def _send(self, target: Target, reference: Reference, manifest: Manifest) -> PutReply:
+    async def _send(
+        self, target: Target, reference: Reference, manifest: Manifest, tags: Sequence[Tag]
+    ) -> PutReply:
         reply = await target.registry.put_manifest(
-            target.repository, reference, manifest.content, manifest.media_type
+            target.repository, reference, manifest.content, manifest.media_type, tags=tags
         )
         await self._keep(target, manifest)
         return reply
@@ -293,7 +314,7 @@ class Manifests:
             )
         self._proofs.add(target, digest)
 
-    def _wrote(self, target: Target, tag: Tag) -> None:
+    def _wrote(self, target: Target, tag: Reference) -> None:
         """From here on no reader joins a question that was asked before this write ended."""
         self._writes_seen += 1
         self._writes[(*target.key, tag)] = self._writes_seen

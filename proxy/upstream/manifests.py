@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from proxy.errors import BadGateway
-from proxy.oci import MAX_MANIFEST_BYTES, Digest, Manifest, Reference, RepositoryName
+from proxy.oci import MAX_MANIFEST_BYTES, Digest, Manifest, Reference, RepositoryName, Tag
 from proxy.upstream.client import Call, Client, Reply
 from proxy.upstream.errors import Kind
 from proxy.upstream.transport import Sending
@@ -49,21 +50,36 @@ class ManifestCalls:
         return Manifest(reply.body, _media_type(reply), digest)
 
     async def put_manifest(
-        self, repository: RepositoryName, reference: Reference, content: bytes, media_type: str
+        self,
+        repository: RepositoryName,
+        reference: Reference,
+        content: bytes,
+        media_type: str,
+        *,
+        tags: Sequence[Tag] = (),
     ) -> PutReply:
-        """Store it as it is; raises upstream's refusal in upstream's words."""
+        """Store it as it is; raises upstream's refusal in upstream's words.
+
+        `tags` are to be set along with a digest, where upstream knows that (distribution-spec,
+        "Pushing Manifests", after 1.1): the reply names those that were.
+        """
+        query = "&".join(f"tag={tag}" for tag in tags)
         reply = await self._client.ask(
             Call(
                 "PUT",
                 self._client.what(Kind.MANIFEST, repository, reference),
-                f"/v2/{repository}/manifests/{reference}",
+                f"/v2/{repository}/manifests/{reference}" + (query and f"?{query}"),
                 ok=(200, 201, 202, 204),
                 scope=f"repository:{repository}:pull,push",
                 headers={"Content-Type": media_type},
                 body=Sending(content, len(content)),
             )
         )
-        return PutReply(_find_digest(reply), reply.headers.get("OCI-Subject"))
+        return PutReply(
+            _find_digest(reply),
+            reply.headers.get("OCI-Subject"),
+            tuple(_split(reply.headers.getall("OCI-Tag", []))),
+        )
 
     async def delete_manifest(self, repository: RepositoryName, reference: Reference) -> None:
         """Raises `ManifestUnknown`, or `Unsupported` where upstream deletes nothing."""
@@ -85,6 +101,10 @@ class ManifestCalls:
             scope=f"repository:{repository}:pull",
             safe=True,
         )
+
+
+def _split(values: Sequence[str]) -> list[str]:
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]
 
 
 def _find_digest(reply: Reply) -> Digest | None:

@@ -73,10 +73,14 @@ class ManifestHead:
 
 @dataclass(frozen=True, slots=True)
 class PutReply:
-    """The answer to a manifest's PUT; `subject` is OCI-Subject, which tells a client something."""
+    """The answer to a manifest's PUT.
+
+    `subject` and `tags` are OCI-Subject and OCI-Tag, which the client is told in turn.
+    """
 
     digest: Digest | None
     subject: str | None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def test_a_range_resolves_within_the_blob(header: str, total: int, span: tuple[i
 
 
 @pytest.mark.parametrize(
-    ("header", "total"), [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0)]
+    ("header", "total"), [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0), ("bytes=5-3", 10)]
 )
 def test_a_range_without_a_byte_of_the_blob_is_a_416(header: str, total: int) -> None:
     wanted = Range.parse(header)
@@ -43,7 +43,7 @@ def test_a_range_without_a_byte_of_the_blob_is_a_416(header: str, total: int) ->
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "bytes=", "bytes=-", "bytes=5-3", "bytes=0-1,4-5", "items=0-1", "bytes=a-b", "0-1"],
+    [None, "", "bytes=", "bytes=-", "bytes=0-1,4-5", "items=0-1", "bytes=a-b", "0-1"],
 )
 def test_what_a_server_may_ignore_is_answered_whole(header: str | None) -> None:
     assert Range.parse(header) is None

@@ -1,0 +1,195 @@
+"""The composition root: builds every part from the settings, wires them, closes them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+
+from proxy.cache import BlobStore, CacheError, RecordStore, load_secret
+from proxy.config import RegistrySettings, Settings
+from proxy.events import Events
+from proxy.handlers.api import RegistryApi
+from proxy.handlers.blobs import BlobHandlers
+from proxy.handlers.health import HealthHandlers
+from proxy.handlers.listings import ListingHandlers
+from proxy.handlers.manifests import ManifestHandlers
+from proxy.handlers.replies import render_errors
+from proxy.handlers.uploads import UploadHandlers
+from proxy.services.blobs import Blobs
+from proxy.services.listings import Listings
+from proxy.services.manifests import Manifests
+from proxy.services.proofs import Proofs
+from proxy.services.registries import Registries, Rewrite
+from proxy.services.tokens import UploadTokens
+from proxy.services.uploads import Uploads
+from proxy.upstream import Registry, RegistryConfig, open_registry
+
+_log = logging.getLogger(__name__)
+_access_log = logging.getLogger("proxy.access")
+
+_EXPIRY_SECONDS: Final = 600.0
+
+
+class StartError(Exception):
+    """The proxy cannot start; the message is for the person who started it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What runs: the address it listens on (`host:port`), and its registries by name."""
+
+    address: str
+    registries: Sequence[str]
+
+
+class _AccessLogger(AbstractAccessLogger):
+    """One line a request; never a query, which may carry a token."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        self.logger.info(
+            '%s "%s %s" %s %d %.3fs "%s"',
+            request.remote,
+            request.method,
+            request.path,
+            response.status,
+            response.body_length,
+            time,
+            request.headers.get("User-Agent", "-"),
+        )
+
+
+async def _open_registries(settings: Settings, events: Events, stack: AsyncExitStack) -> Registries:
+    opened: list[Registry] = []
+    for registry in settings.registries:
+        try:
+            opened.append(
+                await open_registry(
+                    _registry_config(registry), proxies=settings.proxies, events=events
+                )
+            )
+        except ValueError as error:
+            raise StartError(f"registry {registry.name}: {error}") from error
+        stack.push_async_callback(opened[-1].close)
+        problem = opened[-1].credentials_problem()
+        if problem is not None:
+            _log.warning("%s: %s", registry.name, problem)
+    return Registries(opened, {r.name: Rewrite(r.rewrite) for r in settings.registries})
+
+
+def _registry_config(registry: RegistrySettings) -> RegistryConfig:
+    return RegistryConfig(
+        name=registry.name,
+        url=registry.url,
+        ecr=registry.ecr,
+        api_url=registry.api_url,
+        profile=registry.profile,
+        role_arn=registry.role_arn,
+        external_id=registry.external_id,
+        role_session_name=registry.role_session_name or "ecr-cache-proxy",
+        region=registry.region,
+        username=registry.username,
+        password=registry.password,
+        access_key_id=registry.access_key_id,
+        secret_access_key=registry.secret_access_key,
+        redirect_hosts=registry.redirect_hosts,
+    )
+
+
+@asynccontextmanager
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Do some work at intervals while the context lasts."""
+
+    async def loop() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 housekeeping must go on, and its failure be seen
+                _log.exception("housekeeping failed")
+
+    task = asyncio.create_task(loop())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def build(settings: Settings, events: Events) -> AsyncIterator[web.Application]:
+    """Everything behind the listening socket; raises `StartError`."""
+    async with AsyncExitStack() as stack:
+        try:
+            store = await BlobStore.open(
+                settings.cache_dir, budget=settings.cache_size, events=events
+            )
+            stack.push_async_callback(store.close)
+            records = await RecordStore.open(store)
+            secret = await load_secret(store)
+        except CacheError as error:
+            raise StartError(str(error)) from error
+        registries = await _open_registries(settings, events, stack)
+
+        proofs = Proofs()
+        blobs = Blobs(store, proofs, events)
+        stack.push_async_callback(blobs.close)
+        manifests = Manifests(records, proofs, events)
+        stack.push_async_callback(manifests.close)
+        uploads = Uploads(store, UploadTokens(secret), proofs, events)
+        stack.push_async_callback(uploads.close)
+        await stack.enter_async_context(_every(_EXPIRY_SECONDS, uploads.expire))
+
+        app = web.Application(middlewares=[render_errors])
+        RegistryApi(
+            registries,
+            blobs=BlobHandlers(blobs),
+            manifests=ManifestHandlers(manifests, {r.name: r.show for r in settings.registries}),
+            uploads=UploadHandlers(uploads, registries),
+            listings=ListingHandlers(Listings()),
+        ).add_to(app)
+        HealthHandlers(registries).add_to(app)
+        yield app
+
+
+async def serve(
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[Started], None] | None = None,
+    events: Events | None = None,
+) -> None:
+    """Listen until `stop` is set, then finish what is in flight; raises `StartError`."""
+    async with build(settings, events or Events()) as app:
+        runner = web.AppRunner(
+            app,
+            handle_signals=False,
+            access_log=_access_log,
+            access_log_class=_AccessLogger,
+            shutdown_timeout=settings.shutdown_timeout,
+        )
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, settings.host, settings.port)
+            try:
+                await site.start()
+            except OSError as error:
+                raise StartError(
+                    f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
+                    "choose another address with --listen"
+                ) from error
+            if ready is not None:
+                host, port = runner.addresses[0][:2]
+                names = [registry.name for registry in settings.registries]
+                ready(Started(f"{host}:{port}", names))
+            await stop.wait()
+            _log.info("stopping: waiting up to %gs for requests", settings.shutdown_timeout)
+        finally:
+            # Stops accepting, waits for what is in flight, then closes what is left.
+            await runner.cleanup()

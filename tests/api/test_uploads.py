@@ -1,0 +1,229 @@
+"""Uploads: whatever a client sends, ECR gets what it takes, and the client what the spec says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlencode
+
+import aiohttp
+import pytest
+
+from proxy.events import Kind
+from proxy.oci import Digest
+from proxy.standin import Fault, StandIn
+from tests.running import Answer, RunningProxy, ecr_at, running, settings_for, straight_to
+
+MIB = 1024 * 1024
+
+
+async def _begin(proxy: RunningProxy, query: str = "") -> str:
+    answer = await proxy.client.ask("POST", f"/v2/app/blobs/uploads/{query}")
+    assert answer.status == 202
+    return answer.headers["Location"]
+
+
+async def _patch(proxy: RunningProxy, location: str, content: bytes, start: int) -> Answer:
+    headers = {"Content-Range": f"{start}-{start + len(content) - 1}"}
+    return await proxy.client.ask("PATCH", location, headers=headers, body=content)
+
+
+async def _commit(proxy: RunningProxy, location: str, content: bytes) -> Answer:
+    return await proxy.client.ask("PUT", f"{location}?digest={Digest.of(content)}")
+
+
+async def _stored(standin: StandIn, content: bytes) -> bool:
+    async with straight_to(standin) as client:
+        answer = await client.ask("HEAD", f"/v2/app/blobs/{Digest.of(content)}")
+    return answer.status == 200
+
+
+async def test_the_location_is_relative_and_needs_no_escaping(proxy: RunningProxy) -> None:
+    location = await _begin(proxy)
+    assert location.startswith("/v2/app/blobs/uploads/")
+    assert unquote(location) == location
+    # A client that decodes the path and re-sorts the query comes back all the same.
+    content = b"some blob"
+    query = urlencode(sorted(parse_qsl(f"digest={Digest.of(content)}&a=b")))
+    done = await proxy.client.ask("PUT", f"{location}?{query}", body=content)
+    assert done.status == 201
+    assert done.digest == Digest.of(content)
+    assert done.headers["Location"] == f"/v2/app/blobs/{Digest.of(content)}"
+
+
+async def test_small_chunks_become_parts_that_ecr_takes(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    """ECR refuses a part under 5 MiB that is not the last one; clients send what they like."""
+    content = os.urandom(12 * MIB + 5)
+    location = await _begin(proxy)
+    for start in range(0, len(content), MIB):
+        answer = await _patch(proxy, location, content[start : start + MIB], start)
+        assert answer.status == 202
+        assert answer.headers["Range"] == f"0-{min(start + MIB, len(content)) - 1}"
+        location = answer.headers["Location"]
+    assert (await _commit(proxy, location, content)).status == 201
+    assert await _stored(standin, content)
+
+
+async def test_one_stream_of_unknown_length_is_taken(proxy: RunningProxy, standin: StandIn) -> None:
+    content = os.urandom(23 * MIB)
+
+    async def stream() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), 300_000):
+            yield content[start : start + 300_000]
+
+    location = await _begin(proxy)
+    answer = await proxy.client.ask("PATCH", location, body=stream())
+    assert (answer.status, answer.headers["Range"]) == (202, f"0-{len(content) - 1}")
+    assert (await _commit(proxy, answer.headers["Location"], content)).status == 201
+    assert await _stored(standin, content)
+
+
+async def test_a_single_post_with_a_digest_is_a_whole_upload(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    content = b"posted"
+    answer = await proxy.client.ask(
+        "POST", f"/v2/app/blobs/uploads/?digest={Digest.of(content)}", body=content
+    )
+    assert (answer.status, answer.digest) == (201, Digest.of(content))
+    assert await _stored(standin, content)
+
+
+async def test_a_chunk_that_does_not_follow_is_a_416_and_the_upload_goes_on(
+    proxy: RunningProxy,
+) -> None:
+    content = b"0123456789"
+    location = await _begin(proxy)
+    await _patch(proxy, location, content[:5], 0)
+    for start in (0, 7):
+        refused = await _patch(proxy, location, content[start : start + 2], start)
+        assert refused.status == 416
+        status = await proxy.client.ask("GET", location)
+        assert (status.status, status.headers["Range"]) == (204, "0-4")
+    refused = await proxy.client.ask(
+        "PUT",
+        f"{location}?digest={Digest.of(content)}",
+        headers={"Content-Range": "7-9"},
+        body=content[7:],
+    )
+    assert refused.status == 416
+    await _patch(proxy, location, content[5:], 5)
+    assert (await _commit(proxy, location, content)).status == 201
+
+
+async def test_a_wrong_digest_is_refused_and_nothing_is_kept(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    location = await _begin(proxy)
+    wrong = Digest.of(b"other bytes")
+    answer = await proxy.client.ask("PUT", f"{location}?digest={wrong}", body=b"bytes")
+    assert answer.status == 400
+    assert b"DIGEST_INVALID" in answer.body
+    assert Digest.of(b"bytes").encode() in answer.body
+    assert (await proxy.client.ask("GET", location)).status == 404
+    assert (await proxy.client.ask("GET", f"/v2/app/blobs/{wrong}")).status == 404
+
+
+async def test_an_upload_without_a_digest_is_refused(proxy: RunningProxy) -> None:
+    location = await _begin(proxy)
+    answer = await proxy.client.ask("PUT", location, body=b"bytes")
+    assert answer.status == 400
+    assert b"DIGEST_INVALID" in answer.body
+
+
+async def test_a_forged_location_is_unknown(proxy: RunningProxy) -> None:
+    location = await _begin(proxy)
+    for forged in (
+        location[:-1] + ("A" if location[-1] != "A" else "B"),
+        "/v2/app/blobs/uploads/made-up",
+        location.replace("/app/", "/other/"),  # not even for another repository
+    ):
+        answer = await proxy.client.ask("PATCH", forged, body=b"x")
+        assert answer.status == 404, forged
+        assert b"BLOB_UPLOAD_UNKNOWN" in answer.body
+
+
+async def test_a_cancelled_upload_is_unknown(proxy: RunningProxy) -> None:
+    location = await _begin(proxy)
+    assert (await proxy.client.ask("DELETE", location)).status == 204
+    assert (await proxy.client.ask("GET", location)).status == 404
+
+
+async def test_an_upload_goes_on_after_a_restart(proxy: RunningProxy, standin: StandIn) -> None:
+    content = os.urandom(11 * MIB)
+    location = await _begin(proxy)
+    await _patch(proxy, location, content[: 10 * MIB + 3], 0)
+    await proxy.restart()
+    status = await proxy.client.ask("GET", location)
+    assert status.headers["Range"] == f"0-{10 * MIB + 2}"
+    await _patch(proxy, location, content[10 * MIB + 3 :], 10 * MIB + 3)
+    assert (await _commit(proxy, location, content)).status == 201
+    assert await _stored(standin, content)
+
+
+async def test_a_client_that_breaks_off_can_go_on_where_it_stood(proxy: RunningProxy) -> None:
+    content = b"a" * 1000
+
+    async def cut() -> AsyncIterator[bytes]:
+        yield content[:400]
+        raise ConnectionError
+
+    location = await _begin(proxy)
+    with pytest.raises((aiohttp.ClientError, ConnectionError)):
+        await proxy.client.ask("PATCH", location, body=cut())
+    status = await proxy.client.ask("GET", location)
+    stands = int(status.headers["Range"].removeprefix("0-")) + 1
+    stands = 0 if stands == 1 else stands
+    assert (await _patch(proxy, location, content[stands:], stands)).status == 202
+    assert (await _commit(proxy, location, content)).status == 201
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+async def test_an_upload_that_upstream_fails_is_begun_anew_from_disk(
+    proxy: RunningProxy, standin: StandIn, status: int
+) -> None:
+    content = os.urandom(11 * MIB)
+    standin.faults.add(
+        Fault(server="registry", method="PUT", path="/blobs/uploads/", status=status)
+    )
+    location = await _begin(proxy)
+    answer = await proxy.client.ask("PUT", f"{location}?digest={Digest.of(content)}", body=content)
+    assert answer.status == 201
+    assert await _stored(standin, content)
+    # What is throttled was not done, and is simply sent again.
+    assert (Kind.TROUBLE in proxy.kinds()) == (status != 429)
+
+
+async def test_an_upload_without_room_on_disk_goes_through(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    content = os.urandom(23 * MIB)
+    settings = replace(settings_for(ecr_at(standin), cache_dir=tmp_path), cache_size=12 * MIB)
+    async with running(settings) as proxy:
+        location = await _begin(proxy)
+        for start in range(0, len(content), 3 * MIB):
+            answer = await _patch(proxy, location, content[start : start + 3 * MIB], start)
+            assert answer.status == 202
+        assert (await _commit(proxy, location, content)).status == 201
+    assert await _stored(standin, content)
+
+
+async def test_a_mount_that_ecr_declines_becomes_an_upload(proxy: RunningProxy) -> None:
+    digest = await proxy.client.push_blob("other", b"mountable")
+    answer = await proxy.client.ask("POST", f"/v2/app/blobs/uploads/?mount={digest}&from=other")
+    assert answer.status == 202
+    done = await proxy.client.ask(
+        "PUT", f"{answer.headers['Location']}?digest={digest}", body=b"mountable"
+    )
+    assert done.status == 201
+
+
+async def test_a_repository_that_is_missing_is_named(proxy: RunningProxy) -> None:
+    answer = await proxy.client.ask("POST", "/v2/nowhere/blobs/uploads/")
+    assert answer.status == 404
+    assert b"NAME_UNKNOWN" in answer.body
+    assert b"nowhere" in answer.body

@@ -1,0 +1,173 @@
+"""The proxy and the stand-in as running servers, for tests that talk to them over sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import aiohttp
+from yarl import URL
+
+from proxy.app import Started, serve
+from proxy.config import RegistrySettings, Settings
+from proxy.events import Event, Events, Kind
+from proxy.oci import Digest
+from proxy.standin import StandIn
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply with its whole body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def digest(self) -> str:
+        return self.headers["Docker-Content-Digest"]
+
+    @property
+    def media_type(self) -> str:
+        return self.headers["Content-Type"]
+
+
+class Client:
+    """Asks a registry over plain HTTP, following nothing and decoding nothing."""
+
+    def __init__(self, url: str, *, headers: Mapping[str, str] | None = None) -> None:
+        self._url = URL(url)
+        self.session = aiohttp.ClientSession(headers=headers, auto_decompress=False)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | AsyncIterator[bytes] | io.BytesIO | None = None,
+    ) -> Answer:
+        url = self._url.join(URL(path, encoded=True))
+        body = io.BytesIO(body) if isinstance(body, bytes) else body
+        async with self.session.request(
+            method, url, headers=headers, data=body, allow_redirects=False
+        ) as response:
+            return Answer(response.status, response.headers.copy(), await response.read())
+
+    async def push_blob(self, repository: str, content: bytes) -> Digest:
+        """As BuildKit does: POST, then one PUT."""
+        digest = Digest.of(content)
+        started = await self.ask("POST", f"/v2/{repository}/blobs/uploads/")
+        assert started.status == 202, started
+        location = started.headers["Location"]
+        joint = "&" if "?" in location else "?"
+        done = await self.ask("PUT", f"{location}{joint}digest={digest}", body=content)
+        assert done.status == 201, done
+        return digest
+
+    async def push_manifest(
+        self, repository: str, reference: str, content: bytes, media_type: str
+    ) -> Answer:
+        path = f"/v2/{repository}/manifests/{reference}"
+        return await self.ask("PUT", path, headers={"Content-Type": media_type}, body=content)
+
+    async def close(self) -> None:
+        await self.session.close()
+
+
+@dataclass(slots=True)
+class RunningProxy:
+    """`proxy.app.serve` in this event loop, with what it told."""
+
+    settings: Settings
+    address: str = ""
+    told: list[Event] = field(default_factory=list)
+    _client: Client | None = None
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+
+    @property
+    def client(self) -> Client:
+        assert self._client is not None
+        return self._client
+
+    def kinds(self) -> list[Kind]:
+        return [event.kind for event in self.told]
+
+    async def start(self) -> None:
+        ready: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
+        events = Events()
+        events.subscribe(self.told.append)
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(
+            serve(self.settings, stop=self._stop, ready=ready.set_result, events=events)
+        )
+        # A proxy that cannot start ends before it is ready, and says why.
+        self._task.add_done_callback(lambda _: ready.done() or ready.cancel())
+        await asyncio.wait([ready])
+        if ready.cancelled():
+            await self._task
+        self.address = ready.result().address
+        self._client = Client(f"http://{self.address}")
+
+    async def stop(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+        self._stop.set()
+        if self._task is not None:
+            await self._task
+
+    async def restart(self, *, empty_cache: bool = False) -> None:
+        await self.stop()
+        if empty_cache:
+            shutil.rmtree(self.settings.cache_dir)
+        await self.start()
+
+
+def settings_for(*registries: RegistrySettings, cache_dir: Path) -> Settings:
+    """Settings for a test: a free port, no patience at the end."""
+    return Settings(registries=registries, cache_dir=cache_dir, port=0, shutdown_timeout=5.0)
+
+
+def ecr_at(standin: StandIn) -> RegistrySettings:
+    """The stand-in as the ECR registry that it plays."""
+    return RegistrySettings(
+        name=standin.host,
+        url=standin.url,
+        ecr=True,
+        api_url=standin.url,
+        access_key_id=standin.access_key_id,
+        secret_access_key=standin.secret_access_key,
+    )
+
+
+@asynccontextmanager
+async def straight_to(standin: StandIn) -> AsyncIterator[Client]:
+    """A client of the stand-in itself, logged in as `docker login` does."""
+    login = aiohttp.encode_basic_auth(standin.username, standin.password)
+    client = Client(standin.url, headers={"Authorization": login})
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[RunningProxy]:
+    proxy = RunningProxy(settings)
+    await proxy.start()
+    try:
+        yield proxy
+    finally:
+        await proxy.stop()
+
+
+def with_registry(settings: Settings, **changes: object) -> Settings:
+    """The same settings with something about the first registry changed."""
+    first = replace(settings.registries[0], **changes)  # type: ignore[arg-type]
+    return replace(settings, registries=(first, *settings.registries[1:]))
