@@ -42,6 +42,7 @@ class Disk:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cache-disk")
         self._unawaited: set[asyncio.Future[None]] = set()
+        self._closed = False
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` gives or raises. When this returns or raises, the thread has ended it."""
@@ -59,18 +60,24 @@ class Disk:
 
     def start(self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         """Begin work that nobody waits for but `close`, and that must not fail."""
+        if self._closed:  # a reader that outlives the cache lets its file go
+            work(*args, **kwargs)
+            return
         future = self._submit(work, *args, **kwargs)
         self._unawaited.add(future)
         future.add_done_callback(self._unawaited.discard)
 
     def _submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        if self._closed:
+            raise DiskFailed("the cache is closed")
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
 
     async def close(self) -> None:
-        """Wait for what was started; nothing may be run after this."""
+        """Wait for what was started; what is run after this raises `DiskFailed`."""
         while self._unawaited:
             await asyncio.wait(self._unawaited)
+        self._closed = True
         self._threads.shutdown(wait=True)  # idle threads: this does not block
 
 

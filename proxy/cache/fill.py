@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from proxy.cache.disk import SharedFile, Signal
+from proxy.cache.disk import SharedFile, Signal, to_the_end
 from proxy.cache.errors import Corrupt, DiskFailed, FillFailed, NoSpace
 from proxy.cache.files import create, open_read, remove
 from proxy.cache.layout import blob_key
@@ -78,6 +78,14 @@ class Fill:
         return fill
 
     # For readers
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the blob is on disk and verified: what is read costs the source nothing.
+
+        It is so some time before the store finds the blob: its file must be made durable first.
+        """
+        return self._verified and (self._stored or not self._ended)
 
     async def total(self) -> int | None:
         """The blob's size in bytes, None while nobody knows it; waits for the source's answer.
@@ -253,7 +261,7 @@ class Fill:
         except Exception as error:  # noqa: BLE001 the source's: it is for the readers to raise
             failure = error
         finally:
-            await self._end(failure)
+            await to_the_end(self._end(failure))
 
     async def _receive(self, tap: Tap) -> None:
         """Write what comes until it is whole; raises `NoSpace` or `DiskFailed`."""
@@ -277,7 +285,7 @@ class Fill:
             await writer.finish()
             raise
         finally:
-            await writer.stop()
+            await to_the_end(writer.stop())
 
     def _progress(self, position: int) -> None:
         self.position = position
@@ -285,27 +293,37 @@ class Fill:
 
     async def _publish(self) -> None:
         assert self._file is not None and self._room is not None  # noqa: S101, PT018 received
-        space = self._space
-        path = space.layout.incoming_of(self._key)
-        stored = await space.move_in(self._key, self._file.fd, path, self._room)
+        path = self._space.layout.incoming_of(self._key)
+        await self._space.move_in(self._key, self._file.fd, path, self._room, arrived=self._arrived)
+
+    def _arrived(self, new: bool) -> None:
+        assert self._file is not None  # noqa: S101 it was moved
         self._stored = True
-        # For the readers that are at it; the last one's leaving gives it free.
-        space.pin(self._key)
-        self._file.then = lambda: space.unpin(self._key)
-        if stored:
+        # For the readers that are at it: the last one's leaving lets it be evicted.
+        self._space.pin(self._key)
+        self._file.then = lambda: self._space.unpin(self._key)
+        self._finish(None)
+        if new:
             self._tell(Kind.STORED)
 
     async def _end(self, failure: Exception | None) -> None:
-        file, room = self._file, self._room
-        if room is not None and not self._stored and await self._removed():
-            if file is None:
+        """Clear up after a fill that did not arrive."""
+        if self._ended:
+            return
+        room = self._room
+        if room is not None and await self._removed():
+            if self._file is None:
                 room.release()
             else:
-                file.then = room.release  # its blocks are in use until the last reader has left
-        # No await from here on: whoever finds the fill in the table finds it running.
+                # Its blocks are in use until the last reader has left.
+                self._file.then = room.release
+        self._finish(failure)
+
+    def _finish(self, failure: Exception | None) -> None:
+        # No await in here: whoever finds the fill in the table finds it running.
+        file, self._file = self._file, None
         self._failure = failure
         self._ended = True
-        self._file = None
         self._report_end(self)
         if file is not None:
             file.drop()

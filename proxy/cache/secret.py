@@ -27,10 +27,9 @@ async def load_secret(store: BlobStore) -> bytes:
             secret = b""
         if _SECRET.fullmatch(secret) is None:
             secret = base64.urlsafe_b64encode(secrets.token_bytes(32))
-            status, replaced, directories = await space.disk.run(
+            status, replaced, _ = await space.disk.run(
                 replace, f"{space.layout.incoming}/secret-0", path, secret
             )
-            space.count_directories(directories)
             space.budget.charge(disk_bytes(status) - replaced)
     except OSError as error:
         raise CacheError(f"the key in {path} can be neither read nor written: {error}") from error

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Final
@@ -227,33 +227,37 @@ class Space:
         self.budget.add(key, entry)
         self.blob_count += is_blob(key)
 
-    async def move_in(self, key: bytes, fd: int, path: str, room: Room) -> bool:
+    async def move_in(
+        self, key: bytes, fd: int, path: str, room: Room, *, arrived: Callable[[bool], None]
+    ) -> None:
         """Make a whole file durable and visible under `key`, and account for it.
 
-        False when there is one already: the new one is removed then. Raises `DiskFailed`, with the
+        `arrived` is called as it becomes visible, so that nothing can happen in between; with
+        False when there is one already, and the new one is removed. Raises `DiskFailed`, with the
         file still at `path` and the room still held.
         """
         async with self.turn(key):
-            stored = await to_the_end(self._move_in(key, fd, path, room))
+            await to_the_end(self._move_in(key, fd, path, room, arrived))
         if self.budget.excess:
             # The file system counts more than it should need: the budget is held all the same.
             await self.trim()
-        return stored
 
-    async def _move_in(self, key: bytes, fd: int, path: str, room: Room) -> bool:
-        if self.budget.find(key) is not None:
-            await self.disk.run(remove, path)
-            room.release()
-            return False
-        target = self.layout.path_of(key)
+    async def _move_in(
+        self, key: bytes, fd: int, path: str, room: Room, arrived: Callable[[bool], None]
+    ) -> None:
+        new = self.find(key) is None
         try:
-            status, directories = await self.disk.run(_move, fd, path, target)
+            if not new:
+                await self.disk.run(remove, path)
+            else:
+                target = self.layout.path_of(key)
+                status, directories = await self.disk.run(_move, fd, path, target)
+                self.count_directories(directories)
+                self.add(key, Entry(status.st_size, disk_bytes(status)))
         except OSError as error:
-            raise DiskFailed(f"cannot store {target}: {error}") from error
+            raise DiskFailed(f"cannot store {path}: {error}") from error
         room.release()
-        self.count_directories(directories)
-        self.add(key, Entry(status.st_size, disk_bytes(status)))
-        return True
+        arrived(new)
 
     def count_directories(self, directories: dict[str, int]) -> None:
         """Account for directories as they are now, in bytes on disk."""

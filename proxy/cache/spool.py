@@ -116,19 +116,25 @@ class Spool:
         actual = await self.digest(digest.algorithm)
         if actual != digest:
             raise WrongDigest(f"the bytes of an upload hash to {actual}, not {digest}")
+        stored = False
+
+        def arrived(new: bool) -> None:
+            nonlocal stored
+            stored = new
+            self._end()
+            if new:
+                self._space.events.emit(Event(Kind.STORED, reference=digest, size=self.size))
+
         async with self._lock:
             self._check_open()
+            key = blob_key(digest)
             try:
-                stored = await self._space.move_in(
-                    blob_key(digest), self._file.fd, self._path, self._room
+                await self._space.move_in(
+                    key, self._file.fd, self._path, self._room, arrived=arrived
                 )
             except DiskFailed as error:
                 self._space.trouble(str(error), digest)
                 await self._discard()
-                return False
-            self._end()
-        if stored:
-            self._space.events.emit(Event(Kind.STORED, reference=digest, size=self.size))
         return stored
 
     async def discard(self) -> None:

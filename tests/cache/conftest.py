@@ -1,0 +1,110 @@
+"""A store in an empty directory, with what it told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from proxy.cache import BlobStore
+from proxy.events import Event, Events, Kind
+from proxy.oci import Digest
+
+MIB = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Cache:
+    """A directory, the store that is open on it, and the events it told."""
+
+    directory: Path
+    budget: int
+    told: list[Event] = field(default_factory=list)
+    _store: BlobStore | None = None
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def _hear(self, event: Event) -> None:
+        self.told.append(event)
+        self._news.set()
+
+    async def stored(self, digest: Digest) -> None:
+        """Wait until a blob is published."""
+        while not any(e.kind is Kind.STORED and e.reference == digest for e in self.told):
+            self._news.clear()
+            await self._news.wait()
+
+    @property
+    def store(self) -> BlobStore:
+        assert self._store is not None
+        return self._store
+
+    async def open(self) -> BlobStore:
+        events = Events()
+        events.subscribe(self._hear)
+        self._store = await BlobStore.open(self.directory, budget=self.budget, events=events)
+        return self._store
+
+    async def close(self) -> None:
+        if self._store is not None:
+            store, self._store = self._store, None
+            await store.close()
+
+    async def reopen(self, *, budget: int | None = None) -> BlobStore:
+        await self.close()
+        self.budget = self.budget if budget is None else budget
+        return await self.open()
+
+    def kinds(self) -> list[Kind]:
+        return [event.kind for event in self.told]
+
+    def files(self) -> list[str]:
+        """Every file but the lock, by its path in the directory."""
+        found = (path for path in self.directory.rglob("*") if path.is_file())
+        return sorted(str(p.relative_to(self.directory)) for p in found if p.name != "lock")
+
+    def disk_bytes(self) -> int:
+        """What the file system counts for all of it, as `du` does."""
+        everything = (self.directory, *self.directory.rglob("*"))
+        return sum(path.lstat().st_blocks * 512 for path in everything)
+
+
+@pytest.fixture
+async def cache(tmp_path: Path) -> AsyncIterator[Cache]:
+    cache = Cache(tmp_path / "cache", budget=64 * MIB)
+    await cache.open()
+    yield cache
+    await cache.close()
+
+
+@pytest.fixture(autouse=True)
+def no_file_stays_open() -> Iterator[None]:
+    """Descriptors are not Python objects here: nothing but this would notice that one is lost."""
+    before = _open_files()
+    yield
+    assert _open_files() - before == set()
+
+
+def _open_files() -> set[str]:
+    names = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue
+        if "/cache/" in target:
+            names.add(f"{number} {target}")
+    return names
+
+
+async def collect(pieces: AsyncGenerator[bytes, None]) -> bytes:
+    return b"".join([piece async for piece in pieces])
+
+
+async def collect_into(got: bytearray, pieces: AsyncGenerator[bytes, None]) -> None:
+    """Collect what comes before an error, too."""
+    async for piece in pieces:
+        got += piece
