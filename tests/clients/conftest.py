@@ -6,9 +6,12 @@ from uuid import uuid4
 
 import pytest
 
+from proxy.standin import StandIn, StandInSettings
+
 from .containers import Buildah, Skopeo
 from .dockerfile import write_context
 from .engine import Engine, missing_for_engine
+from .serving import ServedProxy, standin_in_a_thread
 
 _LOG_TAIL = 6000
 
@@ -27,6 +30,25 @@ def engine(_engine_of_the_session: Engine) -> Engine:
     """A Docker Engine that has seen nothing yet. It is one for all tests, pruned before each."""
     _engine_of_the_session.prune()
     return _engine_of_the_session
+
+
+@pytest.fixture
+def standin() -> Iterator[StandIn]:
+    """A strict ECR in which every repository below `clients` is created when it is pushed to."""
+    settings = StandInSettings(create_on_push=("clients",), rate_limits=False)
+    with standin_in_a_thread(settings) as standin:
+        yield standin
+
+
+@pytest.fixture
+def live_proxy(standin: StandIn, tmp_path: Path) -> Iterator[ServedProxy]:
+    """The proxy in front of it."""
+    proxy = ServedProxy(tmp_path / "proxy", standin)
+    proxy.start()
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
 
 
 @pytest.fixture
