@@ -48,7 +48,6 @@ async def run_demo(*, host: str, port: int, stop: asyncio.Event, say: Say) -> No
     """
     view = LiveView(say, stop)
     events = Events()
-    events.subscribe(view.show)
     standin = StandIn(StandInSettings(create_on_push=("ROOT",)))
     with tempfile.TemporaryDirectory(prefix="ecr-cache-proxy-demo-") as directory:
         async with standin:
@@ -62,6 +61,7 @@ async def run_demo(*, host: str, port: int, stop: asyncio.Event, say: Say) -> No
 
             def on_ready(started: Started) -> None:
                 view.say(introduce_demo(started.address, standin))
+                events.subscribe(view.show)
 
             await serve(settings, stop=stop, ready=on_ready, events=events)
     view.close()

@@ -18,27 +18,27 @@ and in front of it the proxy at http://{address}. Paste into another terminal:
 
 # Something to build.
 cd "$(mktemp -d)" && head -c 20000000 /dev/urandom > data
-printf '%s\n' 'FROM scratch' 'COPY data /data' 'WORKDIR /empty' > Dockerfile
+printf '%s\\n' 'FROM scratch' 'COPY data /data' 'WORKDIR /empty' > Dockerfile
 
 # docker buildx. First, unless your Docker keeps its images in containerd, a builder that can export
 # caches; it is a container, and network=host is how it reaches {address}.
 docker buildx create --name ecr-demo --driver-opt network=host &&
   export BUILDX_BUILDER=ecr-demo
 # The cache in the legacy form, which is BuildKit's default before 0.21, and which ECR refuses.
-docker buildx build . --tag {ref}:1 --push \
+docker buildx build . --tag {ref}:1 --push \\
   --cache-to type=registry,ref={ref}:cache,mode=max,image-manifest=false
 # As on another machine: forget this builder's own cache, and build from the one in ECR.
 docker buildx prune --all --force
-docker buildx build . --cache-from type=registry,ref={ref}:cache \
+docker buildx build . --cache-from type=registry,ref={ref}:cache \\
   --output type=tar,dest=image.tar
 
 # buildctl: the same two steps.
-buildctl build --frontend dockerfile.v0 --local context=. --local dockerfile=. \
-  --output type=image,name={ref}:1,push=true \
+buildctl build --frontend dockerfile.v0 --local context=. --local dockerfile=. \\
+  --output type=image,name={ref}:1,push=true \\
   --export-cache type=registry,ref={ref}:cache,mode=max,image-manifest=false
 buildctl prune --all
-buildctl build --frontend dockerfile.v0 --local context=. --local dockerfile=. \
-  --import-cache type=registry,ref={ref}:cache \
+buildctl build --frontend dockerfile.v0 --local context=. --local dockerfile=. \\
+  --import-cache type=registry,ref={ref}:cache \\
   --output type=tar,dest=image.tar
 
 # skopeo: what ECR holds after an export, and the image that was pushed.
