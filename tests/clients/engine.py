@@ -76,6 +76,10 @@ class Engine:
 
     # -- the docker command line --
 
+    def shell(self, script: str) -> Outcome:
+        """Runs lines as a person pastes them into a terminal, up to the first one that fails."""
+        return run(["bash", "-e", "-o", "pipefail", "-c", script], env=self._env)
+
     def docker(self, *arguments: str | Path, check: bool = True, stdin: str = "") -> Outcome:
         """Runs `docker` with these arguments; raises CommandFailed like `run`."""
         return run(
