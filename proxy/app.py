@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -102,6 +103,12 @@ def _registry_config(registry: RegistrySettings) -> RegistryConfig:
     )
 
 
+def _reason(error: OSError) -> str:
+    """The system's own words: asyncio wraps them in a text that repeats the address."""
+    code = error.errno or 0  # negative for a name that cannot be resolved
+    return os.strerror(code) if code > 0 else str(error.strerror)
+
+
 @asynccontextmanager
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
     """Do some work at intervals while the context lasts."""
@@ -181,7 +188,7 @@ async def serve(
                 await site.start()
             except OSError as error:
                 raise StartError(
-                    f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
+                    f"cannot listen on {settings.host}:{settings.port}: {_reason(error)}; "
                     "choose another address with --listen"
                 ) from error
             if ready is not None:

@@ -285,8 +285,12 @@ def standin(listen: str, directory: Path | None, repositories: tuple[str, ...]) 
             running = StandIn(settings, listen=host, port=port)
             await running.start()
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            raise UserError(f"cannot start the stand-in: {where}{error.strerror}") from error
+            if error.filename is not None:
+                told = f"cannot use {error.filename}: {error.strerror}; choose another --dir"
+            else:
+                why = os.strerror(error.errno or 0)
+                told = f"cannot listen on {listen}: {why}; choose another address with --listen"
+            raise UserError(told) from error
         try:
             click.echo(introduce_standin(running))
             await stop.wait()

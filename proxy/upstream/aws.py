@@ -6,6 +6,7 @@ The only place that knows boto3. Whatever it raises leaves as a `RegistryError` 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -28,6 +29,14 @@ _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 10
 _ATTEMPTS: Final = 2
 _DEFAULT_REGION: Final = "us-east-1"
+
+# For a session whose credentials are given: no profile of the environment and no file is read, so
+# that neither can break it. The values are botocore's (key in the file, variable, default, type).
+_NOTHING_FROM_OUTSIDE: Final = {
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+}
 
 
 class Aws:
@@ -151,10 +160,11 @@ class Aws:
 
     def _open_session(self) -> boto3.Session:
         config = self._config
-        core = botocore.session.Session(profile=config.profile)
         if config.access_key_id is not None:
+            core = botocore.session.Session(session_vars=_NOTHING_FROM_OUTSIDE)
             core.set_credentials(config.access_key_id, config.secret_access_key)
         else:
+            core = botocore.session.Session(profile=config.profile)
             _refuse_mfa(core, config.name)
         if self._region is not None:
             core.set_config_variable("region", self._region)

@@ -1,0 +1,183 @@
+"""`serve`, `standin` and `demo` as processes: what they print, what they serve, how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.oci import OCI_INDEX, Digest
+from proxy.standin import Fault, StandIn, StandInSettings
+from tests.caches import OLD, Cache, only
+from tests.cli.process import started
+from tests.running import Client, straight_to
+
+NO_METADATA = {"AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.fixture
+async def standin() -> AsyncIterator[StandIn]:
+    async with StandIn(StandInSettings(repositories=("app",))) as standin:
+        yield standin
+
+
+def settings_file(folder: Path, standin: StandIn) -> str:
+    path = folder / "settings.toml"
+    path.write_text(
+        f'listen = "127.0.0.1:0"\ncache-dir = "cache"\n[[registry]]\nhost = "{standin.host}"\n'
+        f'endpoint = "{standin.url}"\napi-endpoint = "{standin.url}"\n'
+    )
+    return str(path)
+
+
+def credentials(standin: StandIn) -> dict[str, str]:
+    return NO_METADATA | {
+        "AWS_ACCESS_KEY_ID": standin.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": standin.secret_access_key,
+    }
+
+
+async def push_image(client: Client, *, layer: bytes) -> None:
+    """A cache is an image too, and one that is quickly made."""
+    cache = Cache.of(layer)
+    await cache.push_blobs(client, "app")
+    pushed = await client.push_manifest(
+        "app", "1", cache.image_manifest, "application/vnd.oci.image.manifest.v1+json"
+    )
+    assert pushed.status == 201
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_serve_says_where_and_for_whom_and_ends_with_success(
+    number: signal.Signals, standin: StandIn, tmp_path: Path
+) -> None:
+    arguments = ["serve", "--config", settings_file(tmp_path, standin)]
+    with started(arguments, **credentials(standin)) as program:
+        line = await asyncio.to_thread(program.output.wait_for, "listening")
+        match = re.fullmatch(
+            r"ecr-cache-proxy \S+ listening on (http://127\.0\.0\.1:\d+), for (\S+) \(default\)",
+            line,
+        )
+        assert match is not None, line
+        assert match[2] == standin.host
+        async with aiohttp.ClientSession() as session:
+            for path in ("/v2/", "/livez", "/readyz"):
+                async with session.get(match[1] + path) as response:
+                    assert response.status == 200, path
+        program.signal(number)
+        assert await asyncio.to_thread(program.wait) == 0
+    assert (tmp_path / "cache").is_dir()
+
+
+@pytest.mark.parametrize("impatient", [False, True], ids=["one signal", "two signals"])
+async def test_a_signal_lets_requests_finish_and_a_second_one_does_not(
+    impatient: bool, standin: StandIn, tmp_path: Path
+) -> None:
+    arguments = ["serve", "--config", settings_file(tmp_path, standin)]
+    layer = b"a layer of some size" * 100_000
+    path = f"/v2/app/blobs/{Digest.of(layer)}"
+    async with straight_to(standin) as straight:
+        await push_image(straight, layer=layer)
+    held = standin.faults.add(Fault(server="s3", path=Digest.of(layer).hex, hold_at=1_000_000))
+    with started(arguments, **credentials(standin)) as program:
+        line = await asyncio.to_thread(program.output.wait_for, "listening")
+        client = Client(line.partition(" on ")[2].partition(",")[0])
+        pulling = asyncio.create_task(client.ask("GET", path))
+        await held.reached.wait()
+        program.signal(signal.SIGTERM)
+        await asyncio.to_thread(program.errors.wait_for, "stopping")
+        if impatient:
+            program.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(program.wait) == 128 + signal.SIGTERM
+            with pytest.raises(aiohttp.ClientError):
+                await pulling
+        else:
+            held.release()
+            assert (await pulling).body == layer
+            await client.close()
+            assert await asyncio.to_thread(program.wait) == 0
+        await client.close()
+
+
+async def test_without_credentials_it_starts_and_says_what_is_missing(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    arguments = ["serve", "--config", settings_file(tmp_path, standin)]
+    with started(arguments, **NO_METADATA, HOME=str(tmp_path)) as program:
+        line = await asyncio.to_thread(program.output.wait_for, "listening")
+        client = Client(line.partition(" on ")[2].partition(",")[0])
+        assert (await client.ask("GET", "/livez")).status == 200
+        assert (await client.ask("GET", "/readyz")).status == 503
+        refused = await client.ask("GET", "/v2/app/manifests/1")
+        assert refused.status == 503
+        assert b"credentials" in refused.body
+        await client.close()
+        program.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(program.wait) == 0
+
+
+async def test_an_address_that_others_reach_is_warned_of(standin: StandIn, tmp_path: Path) -> None:
+    arguments = ["serve", "--config", settings_file(tmp_path, standin)]
+    arguments += ["--listen", "0.0.0.0:0", "--insecure-no-client-auth"]
+    with started(arguments, **credentials(standin)) as program:
+        await asyncio.to_thread(program.output.wait_for, "listening")
+        await asyncio.to_thread(program.errors.wait_for, "clients are not authenticated")
+
+
+def test_the_standin_alone_prints_how_to_reach_it(tmp_path: Path) -> None:
+    arguments = ["standin", "--listen", "127.0.0.1:0", "--dir", str(tmp_path / "ecr")]
+    with started([*arguments, "--repository", "app"]) as program:
+        url = program.output.wait_for("url: ").removeprefix("url: ")
+        host = program.output.wait_for("host: ").removeprefix("host: ")
+        assert re.fullmatch(r"\d{12}\.dkr\.ecr\.eu-west-1\.amazonaws\.com", host)
+        with urllib.request.urlopen(f"{url}/_standin/credentials") as reply:
+            login = json.load(reply)
+        assert login["password"]
+        with urllib.request.urlopen(f"{url}/_standin/state") as reply:
+            assert "app" in reply.read().decode()
+        program.signal(signal.SIGINT)
+        assert program.wait() == 0
+
+
+async def test_the_demo_tells_live_what_the_proxy_does_whatever_the_users_settings() -> None:
+    # Settings of the user, for the proxy or for AWS, must not reach it.
+    strange = {
+        "AWS_PROFILE": "no-such-profile",
+        "AWS_CONFIG_FILE": __file__,
+        "AWS_ACCESS_KEY_ID": "AKIAOFTHEUSER",
+        "AWS_SECRET_ACCESS_KEY": "of the user",
+        "AWS_REGION": "nowhere",
+        "ECR_CACHE_PROXY_CACHE_SIZE": "nonsense",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+    }
+    cache = Cache.of(b"x" * 2_000_000, b"y" * 1000)
+    with started(["demo", "--listen", "127.0.0.1:0"], **strange) as program:
+
+        async def told(text: str) -> str:
+            return await asyncio.to_thread(program.output.wait_for, text)
+
+        line = await told("in front of it the proxy at ")
+        client = Client(line.partition(" at ")[2].partition(". ")[0])
+        await told("Ctrl-C ends the demo")
+        await cache.push_blobs(client, "demo/app")
+        pushed = await client.push_manifest("demo/app", "cache", cache.index, OCI_INDEX)
+        assert pushed.status == 201
+        assert "demo/app:cache" in await told("rewritten")
+        read = await client.ask(
+            "GET", "/v2/demo/app/manifests/cache", headers=OLD | only(OCI_INDEX)
+        )
+        assert read.body == cache.index
+        await told("restored")
+        await client.ask("GET", f"/v2/demo/app/blobs/{Digest.of(cache.layers[0])}")
+        assert "1.9 MiB from disk - saved so far: 1.9 MiB" in await told("hit")
+        await client.close()
+        program.signal(signal.SIGINT)
+        await told("bytes that did not cross the uplink: 1.9 MiB")
+        assert await asyncio.to_thread(program.wait) == 0
