@@ -1,0 +1,267 @@
+"""What is measured: each scenario seeds what it needs, and prints its table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from proxy.oci import Digest
+from tests.bench import servers
+from tests.bench.content import Content
+from tests.bench.load import replies_per_second
+from tests.bench.measure import MB, Contender, compare, report
+from tests.bench.wire import Server, pull, pull_rate, push, push_manifest, timed
+
+_REPOSITORY: Final = "bench/app"
+_CLIENTS: Final = 8
+_BLOB: Final = 256 * MB
+_PUSHED: Final = 64 * MB
+_SMALL: Final = 2_000
+_ASKERS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where to work and how long."""
+
+    folder: Path
+    rounds: int
+    seconds: float  # of small requests, a contender and round
+    large: int  # bytes of the blob that memory is tried with
+
+    @contextmanager
+    def place(self) -> Iterator[Path]:
+        """A folder for one scenario, gone when it is over."""
+        with TemporaryDirectory(dir=self.folder, prefix="bench-") as name:
+            yield Path(name)
+
+
+def hit(bench: Bench) -> None:
+    """A cached blob of 256 MB, beside servers that have it as a file."""
+    content = Content(_BLOB)
+    with _everybody(bench) as (proxy, nginx, registry, _):
+        path = _blob_path(content.digest)
+        push(proxy, _REPOSITORY, content)
+        places = {"proxy": (proxy, path)}
+        if nginx is not None:
+            place, files = nginx
+            _write(files / "blob", content)
+            places["nginx"] = (place, "/blob")
+        if registry is not None:
+            push(registry, _REPOSITORY, content)
+            places["docker-registry"] = (registry, path)
+        for clients in (1, _CLIENTS):
+            compare(
+                f"cached blob of 256 MB, {clients} at once",
+                "MB/s in all",
+                [
+                    Contender(name, _pulling(server, path, content.size, clients))
+                    for name, (server, path) in places.items()
+                ],
+                bench.rounds,
+            )
+
+
+def _pulling(server: Server, path: str, size: int, clients: int) -> Callable[[int], float]:
+    return lambda _: pull_rate(server, path, size, clients=clients) / MB
+
+
+def small(bench: Bench) -> None:
+    """Small replies per second, by 16 connections."""
+    layer, config = Content(_SMALL), Content(_SMALL)
+    manifest = _manifest(config, layer)
+    with _everybody(bench) as (proxy, nginx, registry, straight):
+        digest = Digest.of(manifest)
+        for server in (proxy, registry):
+            if server is not None:
+                push(server, _REPOSITORY, layer)
+                push(server, _REPOSITORY, config)
+                push_manifest(server, _REPOSITORY, "latest", manifest)
+        if nginx is not None:
+            _, files = nginx
+            _write(files / "blob", layer)
+            (files / "manifest").write_bytes(manifest)
+        by_tag = f"/v2/{_REPOSITORY}/manifests/latest"
+        by_digest = f"/v2/{_REPOSITORY}/manifests/{digest}"
+        blob = _blob_path(layer.digest)
+        for title, method, path, file in (
+            ("HEAD manifest by tag, which the proxy asks upstream", "HEAD", by_tag, "/manifest"),
+            ("GET manifest by digest", "GET", by_digest, "/manifest"),
+            ("GET blob of 2 kB", "GET", blob, "/blob"),
+        ):
+            places = {"proxy": (proxy, path)}
+            if nginx is not None:
+                places["nginx"] = (nginx[0], file)
+            if registry is not None:
+                places["docker-registry"] = (registry, path)
+            if method == "HEAD":
+                places["straight"] = (straight, path)
+            compare(
+                title,
+                "replies/s",
+                [
+                    Contender(name, _asking(server, method, path, bench.seconds))
+                    for name, (server, path) in places.items()
+                ],
+                bench.rounds,
+            )
+
+
+def _asking(server: Server, method: str, path: str, seconds: float) -> Callable[[int], float]:
+    headers = {"Accept": "application/vnd.oci.image.manifest.v1+json, */*", **server.headers}
+    return lambda _: replies_per_second(
+        server.url, path, method=method, headers=headers, seconds=seconds, clients=_ASKERS
+    )
+
+
+def cold(bench: Bench) -> None:
+    """Blobs that the proxy has not got, beside a pull straight from the stand-in."""
+    with _proxy_and_upstream(bench) as (proxy, straight):
+        for clients in (1, _CLIENTS):
+            paths = [_blob_path(_seeded(straight, _BLOB).digest) for _ in range(bench.rounds)]
+            compare(
+                f"cold blob of 256 MB, {clients} at once",
+                "MB/s in all",
+                [
+                    Contender("proxy", _pulling_each(proxy, paths, clients)),
+                    Contender("straight", _pulling_each(straight, paths, clients)),
+                ],
+                bench.rounds,
+            )
+
+
+def _pulling_each(server: Server, paths: Sequence[str], clients: int) -> Callable[[int], float]:
+    return lambda number: pull_rate(server, paths[number], _BLOB, clients=clients) / MB
+
+
+def pushes(bench: Bench) -> None:
+    """Blobs of 64 MB pushed through the proxy, beside straight to the stand-in."""
+    with _proxy_and_upstream(bench) as (proxy, straight):
+        for title, chunked in (
+            ("pushed blob of 64 MB, POST and PUT", False),
+            ("pushed blob of 64 MB, POST, chunked PATCH, PUT", True),
+        ):
+            compare(
+                title,
+                "MB/s",
+                [
+                    Contender("proxy", _pushing(proxy, chunked)),
+                    Contender("straight", _pushing(straight, chunked)),
+                ],
+                bench.rounds,
+            )
+
+
+def _pushing(server: Server, chunked: bool) -> Callable[[int], float]:
+    def run(_: int) -> float:
+        content = Content(_PUSHED)
+        seconds = timed(lambda: push(server, _REPOSITORY, content, chunked=chunked))
+        return _PUSHED / seconds / MB
+
+    return run
+
+
+def memory(bench: Bench) -> None:
+    """The proxy's resident memory at its highest, which must not grow with a blob's size."""
+    rows = []
+    with bench.place() as place, servers.upstream(place / "upstream") as upstream:
+        for size in (64 * MB, bench.large):
+            with servers.proxy(place / f"proxy-{size}", upstream) as proxy:
+                for name, work in _steps(proxy.server, _seeded(upstream.server, size)):
+                    proxy.forget_peak()
+                    work()
+                    rows.append((f"{size // MB} MB blob: {name}", [proxy.peak_mb()]))
+            shutil.rmtree(place / f"proxy-{size}")
+    report("resident memory of the proxy at its highest", "MB", rows)
+
+
+def _steps(proxy: Server, seeded: Content) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What is done one after the other with blobs of one size."""
+    path, size = _blob_path(seeded.digest), seeded.size
+    yield "at rest", lambda: None
+    yield "cold pull", lambda: pull(proxy, path, size)
+    yield "hit", lambda: pull(proxy, path, size)
+    yield f"hit, {_CLIENTS} at once", lambda: pull_rate(proxy, path, size, clients=_CLIENTS)
+    yield "push, PUT", lambda: push(proxy, _REPOSITORY, Content(size))
+    yield "push, chunked PATCH", lambda: push(proxy, _REPOSITORY, Content(size), chunked=True)
+
+
+def start(bench: Bench) -> None:
+    """From the command to the line that says where the proxy listens."""
+    seconds = []
+    with bench.place() as place, servers.upstream(place / "upstream") as upstream:
+        for number in range(bench.rounds):
+            with servers.proxy(place / f"proxy-{number}", upstream) as proxy:
+                seconds.append(proxy.start_seconds)
+    report("start to the ready line", "s", [("proxy", seconds)])
+
+
+SCENARIOS: Final[Mapping[str, Callable[[Bench], None]]] = {
+    "hit": hit,
+    "small": small,
+    "cold": cold,
+    "push": pushes,
+    "memory": memory,
+    "start": start,
+}
+
+
+@contextmanager
+def _proxy_and_upstream(bench: Bench) -> Iterator[tuple[Server, Server]]:
+    with (
+        bench.place() as place,
+        servers.upstream(place / "upstream") as upstream,
+        servers.proxy(place / "proxy", upstream) as proxy,
+    ):
+        yield proxy.server, upstream.server
+
+
+@contextmanager
+def _everybody(
+    bench: Bench,
+) -> Iterator[tuple[Server, tuple[Server, Path] | None, Server | None, Server]]:
+    """The proxy, nginx with its folder, docker-registry, and the stand-in straight."""
+    with (
+        bench.place() as place,
+        servers.upstream(place / "upstream") as upstream,
+        servers.proxy(place / "proxy", upstream) as proxy,
+        servers.nginx(place / "nginx") as nginx,
+        servers.docker_registry(place / "registry") as registry,
+    ):
+        yield proxy.server, nginx, registry, upstream.server
+
+
+def _seeded(server: Server, size: int) -> Content:
+    content = Content(size)
+    push(server, _REPOSITORY, content)
+    return content
+
+
+def _write(file: Path, content: Content) -> None:
+    with file.open("wb") as output:
+        for piece in content.pieces():
+            output.write(piece)
+
+
+def _blob_path(digest: Digest) -> str:
+    return f"/v2/{_REPOSITORY}/blobs/{digest}"
+
+
+def _manifest(config: Content, layer: Content) -> bytes:
+    def descriptor(kind: str, content: Content) -> dict[str, object]:
+        media_type = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media_type, "digest": content.digest, "size": content.size}
+
+    document = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("config.v1+json", config),
+        "layers": [descriptor("layer.v1.tar+gzip", layer)],
+    }
+    return json.dumps(document).encode()
