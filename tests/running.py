@@ -115,8 +115,8 @@ class RunningProxy:
         self.address = ready.result().address
         self._client = Client(f"http://{self.address}")
 
-    async def stop(self) -> None:
-        if self._client is not None:
+    async def stop(self, *, close_client: bool = True) -> None:
+        if self._client is not None and close_client:
             await self._client.close()
         self._stop.set()
         if self._task is not None:

@@ -1,0 +1,83 @@
+"""What no client should send: refused in the registry's words, without a fault or a wait."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from proxy.handlers import bodies
+from proxy.standin import Fault, StandIn
+from tests.running import RunningProxy
+
+PUT = b"PUT /v2/app/manifests/t HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n"
+
+
+async def _send(proxy: RunningProxy, *pieces: bytes) -> bytes:
+    """The reply to bytes as they are, each sent after the one before was read."""
+    host, _, port = proxy.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await proxy.client.ask("GET", "/livez")
+        head = await reader.readuntil(b"\r\n\r\n")
+        return head + await reader.read(4096)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("named", [r"a\u0000b", r"a\r\nX: y", r"\ud800", "é", "a b", ""])
+async def test_a_media_type_that_can_be_no_header_is_refused(
+    proxy: RunningProxy, named: str
+) -> None:
+    body = f'{{"mediaType":"{named}"}}'.encode()
+    reply = await _send(proxy, PUT + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"MANIFEST_INVALID" in reply
+
+
+async def test_a_body_is_taken_as_it_is_whatever_coding_it_claims(proxy: RunningProxy) -> None:
+    """Digests are of the bytes that were sent: nothing is decoded, and nothing can fail to be."""
+    reply = await _send(
+        proxy,
+        PUT + b"Content-Type: application/vnd.oci.image.index.v1+json\r\n"
+        b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    )
+    assert reply.startswith(b"HTTP/1.1 405 ")
+    assert b"Invalid JSON syntax" in reply
+
+
+@pytest.mark.parametrize("path", ["manifests/t", "blobs/uploads/"])
+async def test_a_body_that_stops_coming_is_given_up(
+    proxy: RunningProxy, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """aiohttp tells a handler nothing of a broken chunk, and it would wait for ever."""
+    monkeypatch.setattr(bodies, "IDLE_SECONDS", 0.05)
+    location, method = f"/v2/app/{path}", "PUT"
+    if path.startswith("blobs"):
+        location = (await proxy.client.ask("POST", location)).headers["Location"]
+        method = "PATCH"
+    head = f"{method} {location} HTTP/1.1\r\nHost: proxy\r\nTransfer-Encoding: chunked\r\n\r\n"
+    reply = await _send(proxy, head.encode(), b"no chunk\r\n")
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"the body stopped coming" in reply
+
+
+async def test_a_clients_long_credentials_are_no_error(proxy: RunningProxy) -> None:
+    """A token of ECR's has no bound, and who has logged in with one sends it here."""
+    got = await proxy.client.ask("GET", "/v2/", headers={"Authorization": f"Basic {'A' * 20_000}"})
+    assert got.status == 200
+
+
+async def test_words_of_upstream_that_are_no_utf8_are_no_fault(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    said = r'{"errors":[{"code":"UNSUPPORTED","message":"half a \ud800 pair"}]}'
+    standin.faults.add(Fault(server="registry", path="/tags/list", status=405, body=said))
+    got = await proxy.client.ask("GET", "/v2/app/tags/list")
+    assert got.status == 405
+    assert json.loads(got.body)["errors"][0]["message"] == "half a ? pair"
