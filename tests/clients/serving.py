@@ -66,6 +66,12 @@ class ServedProxy:
         }
         self._process: subprocess.Popen[str] | None = None
 
+    def peak_memory(self) -> int:
+        """The most memory that the process has taken so far, in bytes."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
     def start(self) -> None:
         """Start it, and wait for the line that says where it listens."""
         command = [sys.executable, "-m", "proxy", "serve", "--config", str(self._config)]
