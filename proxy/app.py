@@ -18,6 +18,7 @@ from proxy.config import RegistrySettings, Settings
 from proxy.events import Events
 from proxy.handlers.api import RegistryApi
 from proxy.handlers.blobs import BlobHandlers
+from proxy.handlers.draining import Draining
 from proxy.handlers.health import HealthHandlers
 from proxy.handlers.listings import ListingHandlers
 from proxy.handlers.manifests import ManifestHandlers
@@ -36,6 +37,11 @@ _log = logging.getLogger(__name__)
 _access_log = logging.getLogger("proxy.access")
 
 _EXPIRY_SECONDS: Final = 600.0
+# For replies that are written as the server closes; it waits twice as long for what does not end.
+_FLUSH_SECONDS: Final = 0.25
+# A client that has logged in with a token of ECR's sends it here too: its size has no bound, and
+# over 4,096 characters were seen (ECR.md §2), which Basic makes a third longer.
+_MAX_HEADER_BYTES: Final = 64 * 1024
 
 
 class StartError(Exception):
@@ -130,7 +136,9 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> AsyncIt
 
 
 @asynccontextmanager
-async def build(settings: Settings, events: Events) -> AsyncIterator[web.Application]:
+async def build(
+    settings: Settings, events: Events, draining: Draining
+) -> AsyncIterator[web.Application]:
     """Everything behind the listening socket; raises `StartError`."""
     async with AsyncExitStack() as stack:
         try:
@@ -153,7 +161,9 @@ async def build(settings: Settings, events: Events) -> AsyncIterator[web.Applica
         stack.push_async_callback(uploads.close)
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, uploads.expire))
 
-        app = web.Application(middlewares=[render_errors])
+        app = web.Application()
+        draining.watch(app)
+        app.middlewares.append(render_errors)
         RegistryApi(
             registries,
             blobs=BlobHandlers(blobs),
@@ -173,13 +183,16 @@ async def serve(
     events: Events | None = None,
 ) -> None:
     """Listen until `stop` is set, then finish what is in flight; raises `StartError`."""
-    async with build(settings, events or Events()) as app:
+    draining = Draining()
+    async with build(settings, events or Events(), draining) as app:
         runner = web.AppRunner(
             app,
             handle_signals=False,
             access_log=_access_log,
             access_log_class=_AccessLogger,
-            shutdown_timeout=settings.shutdown_timeout,
+            shutdown_timeout=_FLUSH_SECONDS,
+            auto_decompress=False,  # digests are of the bytes that were sent
+            max_field_size=_MAX_HEADER_BYTES,
         )
         await runner.setup()
         try:
@@ -197,6 +210,8 @@ async def serve(
                 ready(Started(f"{host}:{port}", names))
             await stop.wait()
             _log.info("stopping: waiting up to %gs for requests", settings.shutdown_timeout)
+            await site.stop()
+            await draining.finish(settings.shutdown_timeout)
         finally:
-            # Stops accepting, waits for what is in flight, then closes what is left.
+            # Lets the last replies out, then closes what is left.
             await runner.cleanup()
