@@ -37,7 +37,8 @@ class RegistryError(Exception):
     def body(self) -> bytes:
         """The registry's JSON error body."""
         error = {"code": self.wire_code, "message": self.message}
-        return json.dumps({"errors": [error]}, ensure_ascii=False).encode()
+        # Upstream's words may hold half a surrogate pair, which JSON allows and UTF-8 does not.
+        return json.dumps({"errors": [error]}, ensure_ascii=False).encode("utf-8", "replace")
 
     def reason(self) -> str:
         """The error as one line of header-safe ASCII, since a reply to HEAD has no body."""

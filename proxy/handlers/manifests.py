@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from aiohttp import web
 
 from proxy.buildcache import Want
 from proxy.errors import ManifestInvalid, ManifestTooLarge, TagInvalid
+from proxy.handlers.bodies import read_body
 from proxy.handlers.replies import head_reply, location, reply
 from proxy.handlers.routes import Route
 from proxy.handlers.viewer import Show, choose
@@ -16,6 +19,9 @@ from proxy.oci import MAX_MANIFEST_BYTES, Reference, Tag
 from proxy.peer import PEER_HEADER
 from proxy.services.manifests import Manifests
 from proxy.services.registries import Target
+
+# RFC 6838 §4.2, with room for parameters that somebody may have left on.
+_MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+/-]{1,255}(?:;[ -~]{0,255})?", re.ASCII)
 
 
 class ManifestHandlers:
@@ -91,7 +97,7 @@ async def _read_manifest(request: web.Request) -> bytes:
     if (request.content_length or 0) > MAX_MANIFEST_BYTES:
         raise _too_large()
     content = bytearray()
-    async for chunk in request.content.iter_any():
+    async for chunk in read_body(request, ManifestInvalid):
         content += chunk
         if len(content) > MAX_MANIFEST_BYTES:
             raise _too_large()
@@ -115,4 +121,7 @@ def _media_type(request: web.Request, content: bytes) -> str:
         named = None
     if not isinstance(named, str):
         raise ManifestInvalid("the manifest has no media type: send it with a Content-Type")
+    # It becomes a header, which not every string of JSON can.
+    if _MEDIA_TYPE.fullmatch(named) is None:
+        raise ManifestInvalid(f"{named[:160]!r} is no media type")
     return named

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final
 
 from aiohttp import web
 
 from proxy.errors import BlobUploadInvalid, DigestInvalid
+from proxy.handlers.bodies import read_body
 from proxy.handlers.ranges import parse_chunk
 from proxy.handlers.replies import location, reply
 from proxy.handlers.routes import Route, parse_digest
 from proxy.oci import Digest
 from proxy.services.registries import Registries, Target
 from proxy.services.uploads import Uploads
-
-# The most that a client's body is taken in at once, in bytes.
-_PIECE: Final = 256 * 1024
 
 
 class UploadHandlers:
@@ -83,13 +80,9 @@ class UploadHandlers:
         return reply(204)
 
 
-async def _body(request: web.Request) -> AsyncIterator[bytes]:
+def _body(request: web.Request) -> AsyncIterator[bytes]:
     """What the client sends; a client that breaks off mid-body has sent an invalid upload."""
-    try:
-        async for chunk in request.content.iter_chunked(_PIECE):
-            yield chunk
-    except web.RequestPayloadError as error:
-        raise BlobUploadInvalid(f"the body broke off: {error}") from error
+    return read_body(request, BlobUploadInvalid)
 
 
 def _claimed(request: web.Request) -> Digest:

@@ -122,6 +122,8 @@ def _media_type(reply: Reply) -> str:
             document = json.loads(reply.body)
         except (ValueError, RecursionError):
             return media_type
-        if isinstance(document, dict) and isinstance(document.get("mediaType"), str):
-            return str(document["mediaType"])
+        named = document.get("mediaType") if isinstance(document, dict) else None
+        # It becomes a header, which not every string of JSON can.
+        if isinstance(named, str) and named.isascii() and named.isprintable():
+            return named
     return media_type
