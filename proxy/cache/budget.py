@@ -112,7 +112,7 @@ class Budget:
     # Pins
 
     def pin(self, key: bytes) -> None:
-        """Keep an entry from eviction until as many `unpin`."""
+        """Keep an entry from eviction until as many `unpin`; it may be added only later."""
         if key not in self._pins:
             self._evictable -= self._disk_of(key)
         self._pins[key] = self._pins.get(key, 0) + 1

@@ -55,8 +55,8 @@ def disk_bytes(status: os.stat_result) -> int:
 
 
 def remove(path: str) -> None:
-    """Unlink a file that may be gone already."""
-    with suppress(FileNotFoundError):
+    """Unlink a file that may be gone already, its directory too."""
+    with suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(path)
 
 

@@ -69,6 +69,21 @@ class Room:
         self.release()
 
 
+class Turn:
+    """The right to move a file in or out under a key."""
+
+    def __init__(self, space: Space, key: bytes) -> None:
+        self._space: Space | None = space
+        self._key = key
+
+    def end(self) -> None:
+        """Let others; more than once does no harm."""
+        if self._space is not None:
+            space, self._space = self._space, None
+            space.vacate(self._key)
+            space.unpin(self._key)
+
+
 class Space:
     """The files of one cache directory and the budget they share.
 
@@ -176,7 +191,7 @@ class Space:
             self._chore(self._write_times())
 
     def pin(self, key: bytes) -> None:
-        """Keep a file, which is there, on disk until as many `unpin`."""
+        """Keep a file from eviction until as many `unpin`."""
         self.budget.pin(key)
 
     def unpin(self, key: bytes) -> None:
@@ -188,6 +203,10 @@ class Space:
 
         False when it is not there.
         """
+        if key in self._doomed:
+            return False
+        async with self.turn(key):
+            pass  # whoever is at it has moved it in or out
         entry = self.take(key)
         if entry is None:
             return False
@@ -198,8 +217,11 @@ class Space:
         return True
 
     def take(self, key: bytes) -> Entry | None:
-        """Take an entry out of sight; its file is the caller's until they `vacate` the key."""
-        entry = self.budget.leave(key)
+        """Take an entry out of sight; its file is the caller's until they `vacate` the key.
+
+        None when there is none, or when it is on its way.
+        """
+        entry = None if key in self._busy else self.budget.leave(key)
         if entry is not None:
             self._busy.add(key)
             self.blob_count -= is_blob(key)
@@ -236,14 +258,20 @@ class Space:
         False when there is one already, and the new one is removed. Raises `DiskFailed`, with the
         file still at `path` and the room still held.
         """
-        async with self.turn(key):
-            await to_the_end(self._move_in(key, fd, path, room, arrived))
+        async with self.turn(key) as turn:
+            await to_the_end(self._move_in(key, fd, path, room, turn, arrived))
         if self.budget.excess:
             # The file system counts more than it should need: the budget is held all the same.
             await self.trim()
 
     async def _move_in(
-        self, key: bytes, fd: int, path: str, room: Room, arrived: Callable[[bool], None]
+        self,
+        key: bytes,
+        fd: int,
+        path: str,
+        room: Room,
+        turn: Turn,
+        arrived: Callable[[bool], None],
     ) -> None:
         new = self.find(key) is None
         try:
@@ -257,6 +285,7 @@ class Space:
         except OSError as error:
             raise DiskFailed(f"cannot store {path}: {error}") from error
         room.release()
+        turn.end()
         arrived(new)
 
     def count_directories(self, directories: dict[str, int]) -> None:
@@ -272,18 +301,17 @@ class Space:
     # Turns at a key
 
     @asynccontextmanager
-    async def turn(self, key: bytes) -> AsyncIterator[None]:
+    async def turn(self, key: bytes) -> AsyncIterator[Turn]:
         """Nobody else moves a file in or out under the key meanwhile."""
-        await self._claim(key)
-        try:
-            yield
-        finally:
-            self.vacate(key)
-
-    async def _claim(self, key: bytes) -> None:
         while key in self._busy:
             await self._freed.wait()
         self._busy.add(key)
+        self.pin(key)  # nor is what there is evicted
+        turn = Turn(self, key)
+        try:
+            yield turn
+        finally:
+            turn.end()
 
     def vacate(self, key: bytes) -> None:
         """Let others have their turn at a key."""

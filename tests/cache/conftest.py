@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,11 +32,14 @@ class Cache:
         self.told.append(event)
         self._news.set()
 
-    async def stored(self, digest: Digest) -> None:
-        """Wait until a blob is published."""
-        while not any(e.kind is Kind.STORED and e.reference == digest for e in self.told):
+    async def heard(self, kind: Kind, reference: str = "") -> None:
+        """Wait until something was told, of that blob if one is named."""
+        while not any(e.kind is kind and reference in ("", e.reference) for e in self.told):
             self._news.clear()
             await self._news.wait()
+
+    async def stored(self, digest: Digest) -> None:
+        await self.heard(Kind.STORED, digest)
 
     @property
     def store(self) -> BlobStore:
@@ -68,8 +72,11 @@ class Cache:
 
     def disk_bytes(self) -> int:
         """What the file system counts for all of it, as `du` does."""
-        everything = (self.directory, *self.directory.rglob("*"))
-        return sum(path.lstat().st_blocks * 512 for path in everything)
+        blocks = 0
+        for path in (self.directory, *self.directory.rglob("*")):
+            with suppress(FileNotFoundError):  # moved or evicted since it was listed
+                blocks += path.lstat().st_blocks
+        return blocks * 512
 
 
 @pytest.fixture

@@ -1,0 +1,280 @@
+"""The store as a whole: its directory, its budget, and what survives a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.cache import BlobStore, CacheError
+from proxy.events import Events, Kind
+from proxy.oci import Digest
+from tests.cache.conftest import MIB, Cache, collect
+from tests.cache.sources import ByteSource
+
+
+async def put(cache: Cache, content: bytes) -> Digest:
+    digest = Digest.of(content)
+    await collect(cache.store.fill(digest, ByteSource(content)).reader())
+    await cache.stored(digest)
+    return digest
+
+
+def use(cache: Cache, digest: Digest) -> None:
+    pin = cache.store.find(digest)
+    assert pin is not None
+    pin.release()
+
+
+async def _open(directory: Path) -> BlobStore:
+    return await BlobStore.open(directory, budget=MIB, events=Events())
+
+
+# The directory
+
+
+async def test_only_this_user_may_read_what_is_stored(cache: Cache) -> None:
+    await put(cache, b"blob")
+    for path in (cache.directory, *cache.directory.rglob("*")):
+        expected = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+async def test_a_directory_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    for directory in (path, path / "below"):
+        with pytest.raises(CacheError, match=str(directory)):
+            await _open(directory)
+
+
+async def test_a_directory_that_cannot_be_written_to_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="/proc/cache"):
+        await _open(Path("/proc/cache"))
+
+
+async def test_a_second_owner_is_refused_with_the_first_ones_process(cache: Cache) -> None:
+    with pytest.raises(CacheError, match=rf"{cache.directory} is in use by process {os.getpid()}"):
+        await _open(cache.directory)
+
+
+async def test_the_lock_goes_with_the_process_that_had_it(tmp_path: Path) -> None:
+    script = (
+        "import asyncio, os, pathlib, sys\n"
+        "from proxy.cache import BlobStore\n"
+        "from proxy.events import Events\n"
+        "async def main():\n"
+        "    path = pathlib.Path(sys.argv[1])\n"
+        "    await BlobStore.open(path, budget=1 << 20, events=Events())\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    sys.stdin.read()\n"
+        "asyncio.run(main())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        str(tmp_path / "cache"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    owner = (await process.stdout.readline()).decode().strip()
+    with pytest.raises(CacheError, match=f"in use by process {owner}"):
+        await _open(tmp_path / "cache")
+    process.kill()
+    await process.wait()
+    await (await _open(tmp_path / "cache")).close()
+
+
+async def test_a_refused_directory_leaves_the_lock_to_others(tmp_path: Path) -> None:
+    directory = tmp_path / "cache"
+    (directory / "blobs").mkdir(parents=True)
+    (directory / "uploads").write_text("")
+    with pytest.raises(CacheError, match="uploads is no directory"):
+        await _open(directory)
+    (directory / "uploads").unlink()
+    await (await _open(directory)).close()
+
+
+async def test_names_never_look_like_compressed_twins(cache: Cache) -> None:
+    await put(cache, b"blob")
+    assert not any(name.endswith((".gz", ".br")) for name in cache.files())
+
+
+# What survives
+
+
+async def test_blobs_are_there_after_a_restart(cache: Cache) -> None:
+    digest = await put(cache, b"kept")
+    store = await cache.reopen()
+    with store.find(digest) or pytest.fail("not found") as pin:
+        assert pin.path.read_bytes() == b"kept"
+        assert pin.size == 4
+    assert store.blob_count == 1
+
+
+async def test_the_order_of_use_survives_a_restart(cache: Cache) -> None:
+    blobs = [await put(cache, os.urandom(MIB)) for _ in range(4)]
+    use(cache, blobs[0])
+    use(cache, blobs[2])
+    await cache.reopen(budget=3 * MIB)  # not even three of them, with the directories
+    assert [cache.store.contains(blob) for blob in blobs] == [True, False, True, False]
+
+
+async def test_a_use_does_not_change_what_clients_see_of_a_file(cache: Cache) -> None:
+    digest = await put(cache, b"blob")
+    path = cache.directory / "blobs" / "sha256" / digest.hex[:2] / digest.hex
+    before = path.stat().st_mtime_ns
+    use(cache, digest)
+    await cache.close()
+    assert path.stat().st_mtime_ns == before
+
+
+async def test_leftovers_of_a_crash_are_removed(cache: Cache) -> None:
+    await cache.close()
+    digest = Digest.of(b"half")
+    (cache.directory / "incoming" / f"sha256-{digest.hex}").write_bytes(b"ha")
+    (cache.directory / "incoming" / f"alias-{digest.hex}").write_bytes(b"ha")
+    await cache.open()
+    assert cache.files() == []
+    assert await put(cache, b"half") == digest
+
+
+async def test_what_is_not_ours_is_counted_and_left_alone(cache: Cache) -> None:
+    await cache.close()
+    digest = Digest.of(b"x")
+    shard = cache.directory / "blobs" / "sha256" / "zz"
+    shard.mkdir(parents=True)
+    strange = [
+        cache.directory / "notes.txt",
+        cache.directory / "incoming" / "README",
+        cache.directory / "blobs" / "sha256" / digest.hex,
+        shard / digest.hex,
+        cache.directory / "blobs" / "md5",
+    ]
+    for path in strange:
+        path.write_bytes(bytes(10_000))
+    (cache.directory / "link").symlink_to("/etc/passwd")
+    (cache.directory / "lost+found").mkdir()
+    store = await cache.open()
+    assert store.unknown_files == len(strange) + 2
+    assert store.blob_count == 0
+    assert all(path.exists() for path in strange)
+    assert store.used_bytes >= len(strange) * 10_000
+
+
+async def test_what_is_counted_is_what_the_file_system_counts(cache: Cache) -> None:
+    for size in (0, 1, 4096, 4097, 200_000, 3 * MIB):
+        await put(cache, os.urandom(size))
+        assert cache.store.used_bytes == cache.disk_bytes()
+    await cache.store.remove(Digest.of(b""))
+    assert cache.store.used_bytes == cache.disk_bytes()
+    used = cache.store.used_bytes
+    await cache.reopen()
+    assert cache.store.used_bytes == cache.disk_bytes() == used
+
+
+# The budget
+
+
+async def test_the_least_recently_used_blob_goes_first(cache: Cache) -> None:
+    await cache.reopen(budget=4 * MIB)
+    blobs = [await put(cache, os.urandom(MIB)) for _ in range(3)]
+    use(cache, blobs[0])
+    assert cache.store.contains(blobs[1])  # looking is no use
+    await put(cache, os.urandom(MIB))
+    assert [cache.store.contains(blob) for blob in blobs] == [True, False, True]
+    evicted = [event for event in cache.told if event.kind is Kind.EVICTED]
+    assert [event.reference for event in evicted] == [blobs[1]]
+    assert evicted[0].size == MIB
+
+
+async def test_a_pinned_blob_stays_until_its_last_pin_is_gone(cache: Cache) -> None:
+    await cache.reopen(budget=3 * MIB)
+    digest = await put(cache, os.urandom(MIB))
+    first, second = cache.store.find(digest), cache.store.find(digest)
+    assert first is not None
+    assert second is not None
+    first.release()
+    first.release()
+    await put(cache, os.urandom(MIB))
+    await put(cache, os.urandom(MIB))
+    assert cache.store.contains(digest)
+    second.release()
+    await put(cache, os.urandom(MIB))
+    await put(cache, os.urandom(MIB))
+    assert not cache.store.contains(digest)
+
+
+async def test_the_disk_never_holds_more_than_the_budget(cache: Cache) -> None:
+    await cache.reopen(budget=6 * MIB)
+    seen: list[int] = []
+    for round_number in range(30):
+        sizes = [1 << (round_number % 5 + 15), 300_000, 1_234_567]
+        blobs = [os.urandom(size) for size in sizes]
+        fills = [cache.store.fill(Digest.of(blob), ByteSource(blob)) for blob in blobs]
+        tasks = [asyncio.create_task(collect(fill.reader())) for fill in fills]
+        while not all(task.done() for task in tasks):
+            seen.append(cache.disk_bytes())
+            assert cache.store.used_bytes + cache.store.reserved_bytes <= 6 * MIB
+            await asyncio.wait(tasks, timeout=0)
+        assert [task.result() for task in tasks] == blobs
+    assert max(seen) <= 6 * MIB
+    assert Kind.EVICTED in cache.kinds()
+
+
+async def test_more_than_the_budget_at_start_is_evicted_before_anything_else(cache: Cache) -> None:
+    for _ in range(4):
+        await put(cache, os.urandom(MIB))
+    await cache.reopen(budget=2 * MIB)
+    assert cache.disk_bytes() <= 2 * MIB
+    assert cache.store.blob_count == 1
+
+
+# Removal
+
+
+async def test_a_removed_blob_is_off_the_disk(cache: Cache) -> None:
+    digest = await put(cache, b"blob")
+    assert await cache.store.remove(digest)
+    assert not await cache.store.remove(digest)
+    assert cache.store.find(digest) is None
+    assert cache.files() == []
+    assert Kind.EVICTED not in cache.kinds()
+
+
+async def test_a_removed_blob_stays_readable_for_those_who_have_it(cache: Cache) -> None:
+    digest = await put(cache, b"blob")
+    with cache.store.find(digest) or pytest.fail("not found") as pin:
+        assert await cache.store.remove(digest)
+        assert cache.store.find(digest) is None
+        assert not await cache.store.remove(digest)
+        assert pin.path.read_bytes() == b"blob"
+        # The new one takes the old one's place when that has gone.
+        again = cache.store.fill(digest, ByteSource(b"blob"))
+        assert await collect(again.reader()) == b"blob"
+    cache.told.clear()
+    await cache.stored(digest)
+    assert cache.store.used_bytes == cache.disk_bytes()
+
+
+async def test_one_that_is_cancelled_while_it_makes_room_keeps_none(cache: Cache) -> None:
+    await cache.reopen(budget=3 * MIB)
+    for steps in range(25):
+        await put(cache, os.urandom(MIB))
+        await put(cache, os.urandom(MIB))
+        spool = asyncio.create_task(cache.store.create_spool(f"s{steps}"))
+        for _ in range(steps):
+            await asyncio.wait([spool], timeout=0)
+        spool.cancel()
+        result = (await asyncio.gather(spool, return_exceptions=True))[0]
+        if not isinstance(result, BaseException):
+            await result.discard()
+        assert cache.store.reserved_bytes == 0
+        assert cache.store.used_bytes == cache.disk_bytes()
