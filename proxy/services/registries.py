@@ -89,10 +89,13 @@ class Registries:
         return registry
 
     async def mount_source(self, name: str, target: Target) -> RepositoryName | None:
-        """The repository that a mount's `from` names, or None if it is in another registry."""
+        """The repository that a mount's `from` names, or None if it is in another registry.
+
+        None for a name that cannot be one, too: what cannot be mounted is uploaded.
+        """
         try:
             source = await self.resolve(name, None)
-        except NameUnknown:
+        except (NameInvalid, NameUnknown):
             return None
         if source.registry is target.registry:
             return source.repository
@@ -103,7 +106,7 @@ class Registries:
 
     async def _parent(self, host: str) -> Registry:
         """Another proxy as the default upstream may know a registry that is not known here."""
-        if await self._default.is_peer():
+        if not self._default.is_ecr and await self._default.is_peer():
             return self._default
         raise self._unknown(host)
 

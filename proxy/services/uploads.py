@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.cache import BlobStore, NoSpace, Spool
+from proxy.cache import BlobStore, CacheError, NoSpace, Spool
 from proxy.errors import (
     BadGateway,
     BlobUploadUnknown,
@@ -73,10 +73,10 @@ class Uploads:
 
     async def close(self) -> None:
         """Forget what is open; what lies on disk is found again by its location's token."""
-        for session in self._sessions.values():
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
             if isinstance(session.received, Spool):
                 await session.received.close()
-        self._sessions.clear()
 
     async def start(self, target: Target) -> str:
         """Begin an upload and give the token that its location carries; raises upstream's words."""
@@ -132,7 +132,12 @@ class Uploads:
             await self._commit(session, digest)
             size = session.received.size
             if isinstance(session.received, Spool):
-                await session.received.publish(digest)
+                try:
+                    await session.received.publish(digest)
+                except CacheError as error:
+                    # Upstream has it, which is what the client wants to hear.
+                    _log.warning("%s was pushed, and is not stored here: %s", digest, error)
+                    await session.received.discard()
             self._sessions.pop(session.name, None)
         self._proofs.add(target, digest)
         registry, repository = target.key
@@ -172,7 +177,10 @@ class Uploads:
         async with session.lock:
             if self._sessions.get(session.name) is not session:
                 raise _unknown(target)  # finished or cancelled while this request waited
-            yield session
+            try:
+                yield session
+            finally:
+                session.last_used = time.monotonic()  # a body may have taken longer than an hour
 
     async def _find(self, target: Target, token: str) -> _Session:
         name = self._tokens.read(token, target)
@@ -224,7 +232,14 @@ class Uploads:
         sender: asyncio.Task[None] | None = None
         try:
             async for chunk in body:
-                await self._append(session, chunk)
+                try:
+                    await session.received.append(chunk)
+                except NoSpace:
+                    if sender is not None:
+                        waiting, sender = sender, None
+                        await waiting
+                    await self._leave_disk(session, part)
+                    await session.received.append(chunk)
                 owed = session.received.size - session.sent
                 ahead = 1 if isinstance(session.received, Window) else _PARTS_AHEAD
                 if sender is not None and (sender.done() or owed >= part * ahead):
@@ -246,25 +261,27 @@ class Uploads:
                 # session knows where upstream stands when the client comes back.
                 await asyncio.gather(sender, return_exceptions=True)
 
-    async def _append(self, session: _Session, chunk: bytes) -> None:
-        try:
-            await session.received.append(chunk)
-        except NoSpace:
-            # The budget is spent: what upstream has not got goes on through memory, unstored.
-            spool = session.received
-            if not isinstance(spool, Spool):
-                raise
-            window = Window(start=session.sent)
-            async for piece in spool.read(session.sent, spool.size):
-                await window.append(piece)
-            session.received = window
-            await spool.discard()
-            await window.append(chunk)
+    async def _leave_disk(self, session: _Session, part: int) -> None:
+        """The budget is spent: what upstream has not got goes on through memory, unstored."""
+        spool = session.received
+        if not isinstance(spool, Spool):
+            return
+        # All of it may be owed, after a restart or a failure: memory takes less than a part.
+        if spool.size - session.sent >= part:
+            await self._send_part(session, spool.size - (spool.size - session.sent) % part)
+        window = Window(start=session.sent)
+        async for piece in spool.read(session.sent, spool.size):
+            await window.append(piece)
+        session.received = window
+        await spool.discard()
 
     async def _verify(self, session: _Session, digest: Digest) -> None:
         """A wrong digest is found here where the bytes are on disk, else by upstream."""
         if isinstance(session.received, Spool):
-            actual = await session.received.digest(digest.algorithm)
+            try:
+                actual = await session.received.digest(digest.algorithm)
+            except CacheError:
+                return  # the disk refuses a read: if it refuses the next one, sending says so
             if actual != digest:
                 raise DigestInvalid(
                     f"the blob pushed to {session.target.repository} as {digest} hashes to {actual}"
@@ -280,7 +297,11 @@ class Uploads:
             except RegistryError as error:
                 # What upstream has of this upload is not known any more.
                 session.upload, session.sent = None, 0
-                if left == 0 or not _passing(error) or isinstance(session.received, Window):
+                if isinstance(session.received, Window):
+                    # Nor is it here: the client has to begin anew, and hears so from now on.
+                    self._sessions.pop(session.name, None)
+                    raise
+                if left == 0 or not _passing(error):
                     raise
                 registry, repository = session.target.key
                 detail = f"upload begun anew: {error.message}"
