@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractAccessLogger
 
 from proxy.cache import BlobStore, CacheError, RecordStore, load_secret
 from proxy.config import RegistrySettings, Settings
-from proxy.events import Events
+from proxy.events import Event, Events, Kind
 from proxy.handlers.api import RegistryApi
 from proxy.handlers.blobs import BlobHandlers
 from proxy.handlers.draining import Draining
@@ -48,6 +48,21 @@ class StartError(Exception):
     """The proxy cannot start; the message is for the person who started it."""
 
 
+# What an operator should hear of without asking; the rest is for --log-level debug.
+_EVENT_LEVELS: Final = {
+    Kind.TROUBLE: logging.WARNING,
+    Kind.CORRUPT: logging.WARNING,
+    Kind.TOKEN: logging.INFO,
+    Kind.REWRITTEN: logging.INFO,
+}
+
+
+def _log_event(event: Event) -> None:
+    parts = (event.registry, event.repository, event.reference, event.detail)
+    level = _EVENT_LEVELS.get(event.kind, logging.DEBUG)
+    _log.log(level, "%s: %s", event.kind.value, " ".join(part for part in parts if part))
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """What runs: the address it listens on (`host:port`), and its registries by name."""
@@ -73,20 +88,29 @@ class _AccessLogger(AbstractAccessLogger):
 
 
 async def _open_registries(settings: Settings, events: Events, stack: AsyncExitStack) -> Registries:
-    opened: list[Registry] = []
-    for registry in settings.registries:
+    """All at once: each may have to wait a moment for AWS."""
+
+    async def open_one(registry: RegistrySettings) -> Registry:
         try:
-            opened.append(
-                await open_registry(
-                    _registry_config(registry), proxies=settings.proxies, events=events
-                )
+            opened = await open_registry(
+                _registry_config(registry), proxies=settings.proxies, events=events
             )
         except ValueError as error:
             raise StartError(f"registry {registry.name}: {error}") from error
-        stack.push_async_callback(opened[-1].close)
-        problem = opened[-1].credentials_problem()
+        stack.push_async_callback(opened.close)
+        problem = opened.credentials_problem()
         if problem is not None:
             _log.warning("%s: %s", registry.name, problem)
+        return opened
+
+    opening = [asyncio.create_task(open_one(registry)) for registry in settings.registries]
+    try:
+        opened = await asyncio.gather(*opening)
+    except BaseException:
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        raise
     return Registries(opened, {r.name: Rewrite(r.rewrite) for r in settings.registries})
 
 
@@ -184,7 +208,9 @@ async def serve(
 ) -> None:
     """Listen until `stop` is set, then finish what is in flight; raises `StartError`."""
     draining = Draining()
-    async with build(settings, events or Events(), draining) as app:
+    events = events or Events()
+    events.subscribe(_log_event)
+    async with build(settings, events, draining) as app:
         runner = web.AppRunner(
             app,
             handle_signals=False,

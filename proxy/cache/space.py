@@ -6,7 +6,6 @@ Knows keys and files, not what is in them. The arithmetic is the budget's.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -22,8 +21,6 @@ from proxy.cache.layout import Layout, digest_of, is_blob, is_evictable
 from proxy.cache.policy import Entry
 from proxy.cache.scan import Found
 from proxy.events import Event, Events, Kind
-
-_log = logging.getLogger(__name__)
 
 # Times of last use are written down when so many have changed, and at the end.
 _TOUCHES: Final = 1024
@@ -295,7 +292,6 @@ class Space:
             self._directories[path] = size
 
     def trouble(self, detail: str, reference: str = "") -> None:
-        _log.warning("%s", detail)
         self.events.emit(Event(Kind.TROUBLE, reference=reference, detail=detail))
 
     # Turns at a key

@@ -57,7 +57,7 @@ class Tuning:
     attempts: int = 4
     first_pause: float = 0.25
     between: float = 5.0
-    start_wait: float = 2.0
+    start_wait: float = 0.7
     close_wait: float = 2.0
     connections: int = 32
 
