@@ -27,6 +27,9 @@ from proxy.upstream.values import Body, Tuning
 
 # A presigned Location of S3 and a Bearer token in a reply are longer than aiohttp's 8190.
 _MAX_HEADER_BYTES: Final = 128 * 1024
+# What may gather of a body while its reader is busy; twice that makes upstream wait. With aiohttp's
+# 64 KiB a blob comes in small pieces, each with a trip to a thread and back.
+_READ_BYTES: Final = 512 * 1024
 
 
 class Pool(Enum):
@@ -146,6 +149,7 @@ class Transport:
                 middlewares=(_send_once,),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
+                read_bufsize=_READ_BYTES,
                 requote_redirect_url=False,
                 trust_env=False,  # would read passwords from netrc, too
                 max_line_size=_MAX_HEADER_BYTES,
