@@ -71,20 +71,29 @@ def make_directory(path: str) -> None:
 
 
 def directory_bytes(path: str) -> dict[str, int]:
-    """What a directory and the one above it take on disk."""
-    above = os.path.dirname(path)
-    return {path: disk_bytes(os.stat(path)), above: disk_bytes(os.stat(above))}
+    """What a directory and the one above it take on disk; 0 for one that is not there."""
+    sizes = {}
+    for directory in (path, os.path.dirname(path)):
+        try:
+            sizes[directory] = disk_bytes(os.stat(directory))
+        except OSError:
+            sizes[directory] = 0
+    return sizes
 
 
 def read_whole(path: str) -> bytes:
-    with open(open_read(path), "rb") as file:
-        return file.read()
+    fd = open_read(path)
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(fd)
 
 
-def replace(path: str, target: str, data: bytes) -> tuple[os.stat_result, int, dict[str, int]]:
+def replace(path: str, target: str, data: bytes) -> tuple[os.stat_result, int]:
     """Write a file, make it durable, and put it in place of another.
 
-    Gives its status, what the other took on disk, and what the directories do.
+    Gives its status, and what the other took on disk.
     """
     folder = os.path.dirname(target)
     make_directory(folder)
@@ -105,7 +114,7 @@ def replace(path: str, target: str, data: bytes) -> tuple[os.stat_result, int, d
         replaced = disk_bytes(os.stat(target))
     os.rename(path, target)
     sync_directory(folder)
-    return status, replaced, directory_bytes(folder)
+    return status, replaced
 
 
 def sync_directory(path: str) -> None:

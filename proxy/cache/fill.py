@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.cache.disk import SharedFile, Signal, to_the_end
 from proxy.cache.errors import Corrupt, DiskFailed, FillFailed, NoSpace
-from proxy.cache.files import create, open_read, remove
+from proxy.cache.files import READ_BYTES, create, open_read, remove
 from proxy.cache.layout import blob_key
 from proxy.cache.sources import Source, Tap
 from proxy.cache.space import Room, Space
@@ -54,6 +54,7 @@ class Fill:
         self.digest = digest
         self.source = source
         self.position = 0
+        self._latest = b""  # the bytes just before `position`, for readers who keep up
         self._space = space
         self._key = blob_key(digest)
         self._total = size
@@ -131,7 +132,7 @@ class Fill:
                     raise self._failure
                 limit = self._limit(stop)
                 if at < limit:
-                    piece = await file.read(at, limit)
+                    piece = self._recall(at, limit) or await file.read(at, limit)
                     at += len(piece)
                     yield piece
                 elif self._ended:
@@ -142,6 +143,16 @@ class Fill:
             self._space.trouble(f"cannot read {self.digest}: {error}", self.digest)
         finally:
             file.drop()
+
+    def _recall(self, at: int, limit: int) -> bytes:
+        """What memory has from `at` on, as much as one read is for; empty where only disk has it.
+
+        A reader who keeps up gets what was written last without a trip to a thread.
+        """
+        begin = at - (self.position - len(self._latest))
+        if begin < 0:
+            return b""
+        return self._latest[begin : begin + min(limit - at, READ_BYTES)]
 
     async def _hold_file(self) -> SharedFile | None:
         """The file to read from, held for the caller; None when there is none (any more)."""
@@ -287,8 +298,9 @@ class Fill:
         finally:
             await to_the_end(writer.stop())
 
-    def _progress(self, position: int) -> None:
-        self.position = position
+    def _progress(self, batch: bytes) -> None:
+        self.position += len(batch)
+        self._latest = batch
         self._signal.wake()
 
     async def _publish(self) -> None:
@@ -322,6 +334,7 @@ class Fill:
     def _finish(self, failure: Exception | None) -> None:
         # No await in here: whoever finds the fill in the table finds it running.
         file, self._file = self._file, None
+        self._latest = b""
         self._failure = failure
         self._ended = True
         self._report_end(self)

@@ -130,11 +130,14 @@ class RecordStore:
 
     async def _write(self, name: bytes, data: bytes, content: bytes, room: Room) -> None:
         space = self._space
-        status, replaced, directories = await space.disk.run(
-            replace, space.layout.incoming_of(name), space.layout.path_of(name), data
-        )
+        target = space.layout.path_of(name)
+        try:
+            status, replaced = await space.disk.run(
+                replace, space.layout.incoming_of(name), target, data
+            )
+        finally:
+            await space.count_directories(target)
         room.release()
-        space.count_directories(directories)
         self._account(name, replaced)
         entry = Entry(status.st_size, disk_bytes(status))
         if is_evictable(name):

@@ -27,7 +27,7 @@ async def load_secret(store: BlobStore) -> bytes:
             secret = b""
         if _SECRET.fullmatch(secret) is None:
             secret = base64.urlsafe_b64encode(secrets.token_bytes(32))
-            status, replaced, _ = await space.disk.run(
+            status, replaced = await space.disk.run(
                 replace, f"{space.layout.incoming}/secret-0", path, secret
             )
             space.budget.charge(disk_bytes(status) - replaced)

@@ -271,25 +271,30 @@ class Space:
         arrived: Callable[[bool], None],
     ) -> None:
         new = self.find(key) is None
+        target = self.layout.path_of(key)
+        status: os.stat_result | None = None
         try:
-            if not new:
-                await self.disk.run(remove, path)
+            if new:
+                status = await self.disk.run(_move, fd, path, target)
             else:
-                target = self.layout.path_of(key)
-                status, directories = await self.disk.run(_move, fd, path, target)
-                self.count_directories(directories)
-                self.add(key, Entry(status.st_size, disk_bytes(status)))
+                await self.disk.run(remove, path)
         except OSError as error:
             raise DiskFailed(f"cannot store {path}: {error}") from error
+        finally:
+            await self.count_directories(target)
+        # No await from here on: it is found, accounted for, and known to its mover in one step.
         room.release()
+        if status is not None:
+            self.add(key, Entry(status.st_size, disk_bytes(status)))
         turn.end()
         arrived(new)
 
-    def count_directories(self, directories: dict[str, int]) -> None:
-        """Account for directories as they are now, in bytes on disk."""
-        for path, size in directories.items():
-            self.budget.charge(size - self._directories.get(path, 0))
-            self._directories[path] = size
+    async def count_directories(self, path: str) -> None:
+        """Account for the directories that a file was, or was to be, moved to."""
+        sizes = await self.disk.run(directory_bytes, os.path.dirname(path))
+        for directory, size in sizes.items():
+            self.budget.charge(size - self._directories.get(directory, 0))
+            self._directories[directory] = size
 
     def trouble(self, detail: str, reference: str = "") -> None:
         self.events.emit(Event(Kind.TROUBLE, reference=reference, detail=detail))
@@ -343,13 +348,12 @@ def _unlink_all(paths: Sequence[str]) -> list[OSError | None]:
     return errors
 
 
-def _move(fd: int, path: str, target: str) -> tuple[os.stat_result, dict[str, int]]:
-    """Make a file durable and rename it; its status, and what its directories take on disk."""
+def _move(fd: int, path: str, target: str) -> os.stat_result:
+    """Make a file durable and rename it; gives its status."""
     os.fsync(fd)
-    folder = os.path.dirname(target)
-    make_directory(folder)
+    make_directory(os.path.dirname(target))
     os.rename(path, target)
-    return os.stat(target), directory_bytes(folder)
+    return os.stat(target)
 
 
 def _set_times(times: Sequence[tuple[str, int]]) -> None:

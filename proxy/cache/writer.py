@@ -24,7 +24,9 @@ class Writer:
     whatever fails.
     """
 
-    def __init__(self, disk: Disk, fd: int, hasher: _Hash, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, disk: Disk, fd: int, hasher: _Hash, progress: Callable[[bytes], None]
+    ) -> None:
         self.position = 0
         self._disk = disk
         self._fd = fd
@@ -68,7 +70,7 @@ class Writer:
                 self._waiting, self._waiting_bytes = [], 0
                 await self._disk.run(append, self._fd, batch, self.position, self._hasher)
                 self.position += len(batch)
-                self._progress(self.position)
+                self._progress(batch)
                 self._signal.wake()
         except OSError as error:
             self._failure = DiskFailed(f"the disk refused a write: {error}")
