@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
@@ -25,6 +27,12 @@ class BlobHandlers:
         first = wanted.first if wanted is not None and wanted.first is not None else 0
         blob = await self._blobs.open(target, digest, first)
         if isinstance(blob, OnDisk):
+            try:
+                with blob.pin:
+                    return await _send_file(request, digest, blob, wanted)
+            except _FileGone:
+                blob = await self._blobs.reopen(target, digest, first)
+        if isinstance(blob, OnDisk):  # stored anew in the meantime
             with blob.pin:
                 return await _send_file(request, digest, blob, wanted)
         return await _send_stream(request, digest, blob, wanted)
@@ -41,22 +49,41 @@ class BlobHandlers:
         return reply(202)
 
 
+# What the file server would act on besides the range: by the file's times, which say nothing here.
+# A blob never changes, so a range of what a client has a part of is always of the same bytes.
+_CONDITIONS: Final = frozenset(
+    {"if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"}
+)
+
+
+class _FileGone(Exception):
+    """The file cannot be opened: nothing has been sent yet."""
+
+
 class _BlobFile(web.FileResponse):
     """A file that is sent by its handler, while it is pinned, and not again by the server."""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         return None if self.prepared else await super().prepare(request)
 
+    def set_status(self, status: int, reason: str | None = None) -> None:
+        # How the file server says that it cannot open the file. For a client a 404 would mean that
+        # upstream has no such blob, and a build that needs it would end there.
+        if status in (403, 404):
+            raise _FileGone
+        super().set_status(status, reason)
+
 
 async def _send_file(
     request: web.Request, digest: Digest, blob: OnDisk, wanted: Range | None
 ) -> web.StreamResponse:
+    kept = {k: v for k, v in request.headers.items() if k.lower() not in _CONDITIONS}
     if wanted is not None:
         wanted.resolve(blob.pin.size)  # 416 with the registry's body, not the file server's
     elif "Range" in request.headers:
         # A range that may be ignored is, rather than refused by the file server.
-        kept = request.headers.copy()
-        kept.popall("Range")
+        kept = {k: v for k, v in kept.items() if k.lower() != "range"}
+    if len(kept) != len(request.headers):
         request = request.clone(headers=kept)
     response = _BlobFile(blob.pin.path, headers={**reply().headers, **_headers(digest)})
     await response.prepare(request)

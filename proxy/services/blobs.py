@@ -102,9 +102,18 @@ class Blobs:
         self._proofs.drop(target, digest)
         await target.registry.delete_blob(target.repository, digest)
 
+    async def reopen(self, target: Target, digest: Digest, first: int) -> OnDisk | Streamed:
+        """As `open`, after what it gave from disk turned out to be there no more.
+
+        Its pin must be released by then.
+        """
+        await self._store.remove(digest)
+        return await self.open(target, digest, first)
+
     async def _follow(self, target: Target, digest: Digest) -> Streamed:
         while True:
-            if self._store.is_filling(digest):
+            joining = self._store.is_filling(digest)
+            if joining:
                 # The fill may be running on another repository's permission.
                 await self._permit(target, digest)
             source = _UpstreamBlob(target, digest)
@@ -114,13 +123,18 @@ class Blobs:
                 total = await fill.total()
             except FillFailed as error:
                 raise BadGateway(str(error)) from error
-            except RegistryError:
-                if ours:
+            except RegistryError as error:
+                refused = error.wire_status in (403, 404)
+                if ours and refused:
                     self._proofs.drop(target, digest)
+                if ours or not refused:
+                    # Trouble is trouble for all who wait: each trying anew would make them wait
+                    # for one another's patience.
                     raise
                 # Refused to another repository, which says nothing about this one: begin anew.
                 continue
-            self._proofs.add(target, digest)
+            if not joining:
+                self._proofs.add(target, digest)
             self._tell(Kind.MISS if ours else Kind.JOIN, target, digest, total or 0)
             return Streamed(total, fill.reader)
 

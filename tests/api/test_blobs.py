@@ -11,7 +11,7 @@ import pytest
 
 from proxy.events import Kind
 from proxy.oci import Digest
-from proxy.standin import StandIn
+from proxy.standin import Fault, StandIn
 from tests.caches import Cache
 from tests.running import Client, RunningProxy, ecr_at, running, settings_for, straight_to
 
@@ -204,6 +204,56 @@ async def test_a_deleted_blob_is_gone_though_its_bytes_are_on_disk(
     seeded.state.delete_blob("app", DIGEST)
     assert (await proxy.client.ask("HEAD", PATH)).status == 404
     assert (await proxy.client.ask("GET", PATH)).status == 404
+
+
+async def test_a_blob_whose_file_has_vanished_is_fetched_again(
+    seeded: StandIn, proxy: RunningProxy
+) -> None:
+    """A 404 would kill the build that needs the blob (BUILDKIT.md, "Request sequences")."""
+    await proxy.client.ask("GET", PATH)
+    await proxy.restart()
+    (file,) = proxy.settings.cache_dir.rglob(DIGEST.hex)
+    file.unlink()
+    for header in ({}, {"Range": f"bytes=0-{len(BLOB) - 1}"}):
+        got = await proxy.client.ask("GET", PATH, headers=header)
+        assert got.body == BLOB
+    assert _downloads(seeded) == 2
+
+
+@pytest.mark.parametrize(
+    "header", ["If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"]
+)
+async def test_conditions_are_of_no_account_whether_on_disk_or_not(
+    seeded: StandIn, proxy: RunningProxy, header: str
+) -> None:
+    value = "*" if "Match" in header else "Fri, 01 Jan 2100 00:00:00 GMT"
+    if "Un" in header:
+        value = "Fri, 01 Jan 2010 00:00:00 GMT"
+    for _ in range(2):
+        got = await proxy.client.ask("GET", PATH, headers={header: value})
+        assert (got.status, got.body) == (200, BLOB)
+        await proxy.restart()
+
+
+async def test_readers_who_wait_for_the_same_trouble_hear_of_it_together(
+    seeded: StandIn, proxy: RunningProxy
+) -> None:
+    """Not one after another, each with upstream's patience before its own."""
+    gate = seeded.faults.add(Fault(server="registry", method="GET", path="/blobs/", hold=True))
+    failing = seeded.faults.add(
+        Fault(server="registry", method="GET", path="/blobs/", status=500, times=None)
+    )
+    readers = [asyncio.create_task(proxy.client.ask("GET", PATH)) for _ in range(5)]
+    await gate.reached.wait()
+    while not any(request.method == "HEAD" for request in seeded.requests):
+        await proxy.client.ask("GET", "/livez")
+    for _ in range(5):  # they have been let in by now, and join
+        await proxy.client.ask("HEAD", PATH)
+    gate.release()
+    assert {(await reader).status for reader in readers} == {502}
+    together = failing.hits
+    assert (await proxy.client.ask("GET", PATH)).status == 502
+    assert failing.hits == 2 * together
 
 
 async def _get(client: Client, blob: bytes) -> None:
