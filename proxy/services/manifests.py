@@ -15,8 +15,8 @@ from cachetools import LRUCache
 
 from proxy import buildcache
 from proxy.buildcache import Alias, Form, Want
-from proxy.cache import RecordStore
-from proxy.errors import DigestInvalid, ManifestInvalid
+from proxy.cache import CacheError, RecordStore
+from proxy.errors import DigestInvalid, ManifestInvalid, ManifestUnknown, RegistryError, Unavailable
 from proxy.events import Event, Events, Kind
 from proxy.oci import (
     DOCKER_LIST,
@@ -38,6 +38,9 @@ from proxy.upstream import PutReply
 ECR_MAX_LAYERS: Final = 500
 _SHOWN_BYTES: Final = 16 * 1024 * 1024
 _KNOWN_TAGS: Final = 20_000
+# For how long what upstream has just taken or given stands without asking again. ECR may deny for
+# a moment what it has just taken (ECR.md §5).
+_SEEN_SECONDS: Final = 60.0
 
 _MANIFEST: Final = "manifest"
 _ALIAS: Final = "alias"
@@ -45,7 +48,7 @@ _ALIAS: Final = "alias"
 # What a cache manifest can come as; anything else is not even looked into.
 _CACHE_TYPES: Final = frozenset({OCI_MANIFEST, OCI_INDEX, DOCKER_LIST})
 
-_TagKey = tuple[str, str, str]
+_TagKey = tuple[str, str, str | None]  # None for all of a repository's tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ class Manifests:
         self._proofs = proofs
         self._events = events
         self._heads: SingleFlight[tuple[_TagKey, int], Head] = SingleFlight()
+        self._questions: SingleFlight[tuple[str, str, Digest], None] = SingleFlight()
+        self._seen = Proofs(seconds=_SEEN_SECONDS)
         self._fetches: SingleFlight[tuple[str, str, Digest], Manifest] = SingleFlight()
         # How many writes a tag has seen: a reader joins only a question that began after the last.
         self._writes: LRUCache[_TagKey, int] = LRUCache(_KNOWN_TAGS)
@@ -82,6 +87,7 @@ class Manifests:
 
     async def close(self) -> None:
         await self._heads.close()
+        await self._questions.close()
         await self._fetches.close()
 
     async def head(self, target: Target, reference: Reference, want: Want) -> Head:
@@ -89,6 +95,7 @@ class Manifests:
         if isinstance(reference, Digest):
             known = await self._find(target, reference)
             if known is not None:
+                await self._confirm(target, reference)
                 return _head_of(known)
             found = await target.registry.head_manifest(target.repository, reference)
             return Head(reference, found.media_type, found.size)
@@ -153,8 +160,15 @@ class Manifests:
             return
         alias = await self._find_alias(target, reference)
         stored = alias.stored if alias is not None else reference
-        await target.registry.delete_manifest(target.repository, stored)
-        await self._records.remove(_MANIFEST, *target.key, stored)
+        try:
+            await target.registry.delete_manifest(target.repository, stored)
+        except ManifestUnknown:
+            await self._forget(target, stored)
+            raise
+        finally:
+            # Whatever tags it had, they are not what they were.
+            self._wrote(target, None)
+        await self._forget(target, stored)
         if alias is not None:
             await self._records.remove(_ALIAS, *target.key, reference)
 
@@ -173,7 +187,36 @@ class Manifests:
             return Head(head.digest, head.media_type, head.size)
 
         key = (*target.key, tag)
-        return await self._heads.do((key, self._writes.get(key, 0)), ask)
+        writes = max(self._writes.get(key, 0), self._writes.get((*target.key, None), 0))
+        return await self._heads.do((key, writes), ask)
+
+    async def _confirm(self, target: Target, digest: Digest) -> None:
+        """Raise `ManifestUnknown` if upstream has a known manifest no longer.
+
+        Who asks by HEAD may leave out a push because of the answer, and what names the manifest
+        would be refused then. Trouble upstream is no proof of anything.
+        """
+        alias = await self._find_alias(target, digest)
+        stored = alias.stored if alias is not None else digest
+        if self._seen.has(target, stored):
+            return
+
+        async def ask() -> None:
+            await target.registry.head_manifest(target.repository, stored)
+            self._seen.add(target, stored)
+
+        try:
+            await self._questions.do((*target.key, stored), ask)
+        except ManifestUnknown:
+            await self._forget(target, stored)
+            raise
+        except RegistryError as error:
+            if error.wire_status < 500 and error.wire_status != 429:
+                raise
+
+    async def _forget(self, target: Target, stored: Digest) -> None:
+        self._seen.drop(target, stored)
+        await self._records.remove(_MANIFEST, *target.key, stored)
 
     async def _current(self, target: Target, head: Head) -> Manifest:
         """The bytes of what a HEAD of a tag has just named."""
@@ -201,6 +244,16 @@ class Manifests:
         record = await self._records.find(_ALIAS, *target.key, digest)
         return None if record is None else Alias.load(record)
 
+    async def _put_alias(self, target: Target, digest: Digest, alias: Alias) -> None:
+        try:
+            await self._records.put(_ALIAS, *target.key, digest, alias.dump())
+        except CacheError as error:
+            # No reply may name a digest that could not be read back.
+            raise Unavailable(
+                f"{target.repository}: what {digest} stands for cannot be kept on the proxy's "
+                f"disk ({error}); make room there, or enlarge the cache"
+            ) from error
+
     async def _fetch(self, target: Target, digest: Digest) -> Manifest:
         async def fetch() -> Manifest:
             manifest = await target.registry.get_manifest(target.repository, digest)
@@ -212,6 +265,7 @@ class Manifests:
     async def _keep(self, target: Target, manifest: Manifest) -> None:
         record = manifest.media_type.encode() + b"\n" + manifest.content
         await self._records.put(_MANIFEST, *target.key, manifest.digest, record)
+        self._seen.add(target, manifest.digest)
 
     # Forms
 
@@ -230,7 +284,7 @@ class Manifests:
         if content == stored.content:
             return stored
         digest = Digest.of(content)
-        await self._records.put(_ALIAS, *target.key, digest, Alias(stored.digest, form).dump())
+        await self._put_alias(target, digest, Alias(stored.digest, form))
         registry, repository = target.key
         self._events.emit(
             Event(Kind.RESTORED, registry, repository, digest, len(content), detail=form.value)
@@ -277,8 +331,7 @@ class Manifests:
             await self._push_empty_blob(target)
         name = reference if isinstance(reference, Tag) else stored.manifest.digest
         reply = await self._send(target, name, stored.manifest, tags)
-        alias = Alias(stored.manifest.digest, stored.form)
-        await self._records.put(_ALIAS, *target.key, client, alias.dump())
+        await self._put_alias(target, client, Alias(stored.manifest.digest, stored.form))
         registry, repository = target.key
         self._events.emit(
             Event(
@@ -314,8 +367,9 @@ class Manifests:
             )
         self._proofs.add(target, digest)
 
-    def _wrote(self, target: Target, tag: Reference) -> None:
-        """From here on no reader joins a question that was asked before this write ended."""
+    def _wrote(self, target: Target, tag: Reference | None) -> None:
+        """From here on no reader of the tag, or of any tag where it is None, joins a question that
+        was asked before this write ended."""
         self._writes_seen += 1
         self._writes[(*target.key, tag)] = self._writes_seen
 
