@@ -15,8 +15,8 @@ from tests.bench.scenarios import SCENARIOS, Bench
 
 @click.command()
 @click.argument("scenarios", nargs=-1, type=click.Choice(list(SCENARIOS)))
-@click.option("--quick", is_flag=True, help="Fewer rounds: under a minute.")
-@click.option("--rounds", type=int, help="[default: 5, with --quick 2]")
+@click.option("--quick", is_flag=True, help="Fewer rounds, smaller blobs: under a minute.")
+@click.option("--rounds", type=int, help="[default: 3, with --quick 2]")
 @click.option(
     "--dir",
     "folder",
@@ -28,8 +28,9 @@ def main(scenarios: tuple[str, ...], quick: bool, rounds: int | None, folder: Pa
     """Measure the proxy beside other servers; all scenarios unless some are named."""
     bench = Bench(
         folder,
-        rounds=rounds or (2 if quick else 5),
-        seconds=0.5 if quick else 1.5,
+        rounds=rounds or (2 if quick else 3),
+        seconds=0.5 if quick else 1.0,
+        blob=(96 if quick else 256) * MB,
         large=160 * MB if quick else 1024**3,
     )
     begin = time.monotonic()

@@ -20,7 +20,6 @@ from tests.bench.wire import Server, pull, pull_rate, push, push_manifest, timed
 
 _REPOSITORY: Final = "bench/app"
 _CLIENTS: Final = 8
-_BLOB: Final = 256 * MB
 _PUSHED: Final = 64 * MB
 _SMALL: Final = 2_000
 _ASKERS: Final = 16
@@ -33,6 +32,7 @@ class Bench:
     folder: Path
     rounds: int
     seconds: float  # of small requests, a contender and round
+    blob: int  # bytes of the blob that is pulled
     large: int  # bytes of the blob that memory is tried with
 
     @contextmanager
@@ -43,8 +43,8 @@ class Bench:
 
 
 def hit(bench: Bench) -> None:
-    """A cached blob of 256 MB, beside servers that have it as a file."""
-    content = Content(_BLOB)
+    """A cached blob, beside servers that have it as a file."""
+    content = Content(bench.blob)
     with _everybody(bench) as (proxy, nginx, registry, _):
         path = _blob_path(content.digest)
         push(proxy, _REPOSITORY, content)
@@ -58,7 +58,7 @@ def hit(bench: Bench) -> None:
             places["docker-registry"] = (registry, path)
         for clients in (1, _CLIENTS):
             compare(
-                f"cached blob of 256 MB, {clients} at once",
+                f"cached blob of {bench.blob // MB} MB, {clients} at once",
                 "MB/s in all",
                 [
                     Contender(name, _pulling(server, path, content.size, clients))
@@ -91,7 +91,12 @@ def small(bench: Bench) -> None:
         by_digest = f"/v2/{_REPOSITORY}/manifests/{digest}"
         blob = _blob_path(layer.digest)
         for title, method, path, file in (
-            ("HEAD manifest by tag, which the proxy asks upstream", "HEAD", by_tag, "/manifest"),
+            (
+                "HEAD manifest by tag, asked upstream; those who ask at once share",
+                "HEAD",
+                by_tag,
+                "/manifest",
+            ),
             ("GET manifest by digest", "GET", by_digest, "/manifest"),
             ("GET blob of 2 kB", "GET", blob, "/blob"),
         ):
@@ -124,20 +129,26 @@ def cold(bench: Bench) -> None:
     """Blobs that the proxy has not got, beside a pull straight from the stand-in."""
     with _proxy_and_upstream(bench) as (proxy, straight):
         for clients in (1, _CLIENTS):
-            paths = [_blob_path(_seeded(straight, _BLOB).digest) for _ in range(bench.rounds)]
+            contents = [_seeded(straight, bench.blob) for _ in range(bench.rounds)]
             compare(
-                f"cold blob of 256 MB, {clients} at once",
+                f"cold blob of {bench.blob // MB} MB, {clients} at once",
                 "MB/s in all",
                 [
-                    Contender("proxy", _pulling_each(proxy, paths, clients)),
-                    Contender("straight", _pulling_each(straight, paths, clients)),
+                    Contender("proxy", _pulling_each(proxy, contents, clients)),
+                    Contender("straight", _pulling_each(straight, contents, clients)),
                 ],
                 bench.rounds,
             )
 
 
-def _pulling_each(server: Server, paths: Sequence[str], clients: int) -> Callable[[int], float]:
-    return lambda number: pull_rate(server, paths[number], _BLOB, clients=clients) / MB
+def _pulling_each(
+    server: Server, contents: Sequence[Content], clients: int
+) -> Callable[[int], float]:
+    def run(number: int) -> float:
+        content = contents[number]
+        return pull_rate(server, _blob_path(content.digest), content.size, clients=clients) / MB
+
+    return run
 
 
 def pushes(bench: Bench) -> None:
