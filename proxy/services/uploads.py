@@ -204,9 +204,10 @@ class Uploads:
         return session
 
     async def _drop(self, session: _Session) -> None:
-        self._sessions.pop(session.name, None)
+        # In this order: while the bytes are on disk, whoever misses the session would restore it.
         if isinstance(session.received, Spool):
             await session.received.discard()
+        self._sessions.pop(session.name, None)
         if session.upload is not None:
             try:
                 await session.target.registry.cancel_upload(session.upload)

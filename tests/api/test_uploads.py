@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -153,6 +154,19 @@ async def test_a_cancelled_upload_is_unknown(proxy: RunningProxy) -> None:
     location = await _begin(proxy)
     assert (await proxy.client.ask("DELETE", location)).status == 204
     assert (await proxy.client.ask("GET", location)).status == 404
+
+
+async def test_requests_that_meet_at_one_upload_end_without_a_fault(proxy: RunningProxy) -> None:
+    """Whoever comes while it is being dropped must not bring it back from disk."""
+    for _ in range(5):
+        location = await _begin(proxy)
+        answers = await asyncio.gather(
+            proxy.client.ask("PUT", f"{location}?digest={Digest.of(b'other')}", body=b"bytes"),
+            proxy.client.ask("DELETE", location),
+            *(proxy.client.ask("PATCH", location, body=b"bytes" * 100_000) for _ in range(4)),
+        )
+        assert {answer.status for answer in answers} <= {202, 204, 400, 404}
+        assert (await proxy.client.ask("GET", location)).status == 404
 
 
 async def test_an_upload_goes_on_after_a_restart(proxy: RunningProxy, standin: StandIn) -> None:
