@@ -1,0 +1,41 @@
+# ecr-cache-proxy in a container that needs no root and no writable file system but its cache.
+#
+#   docker build --tag ecr-cache-proxy .
+#   docker run --network host --volume ecr-cache:/var/cache/ecr-cache-proxy \
+#     --env ECR_CACHE_PROXY_REGISTRY=123456789012.dkr.ecr.eu-west-1.amazonaws.com ecr-cache-proxy
+#
+# BASE is any image with Python 3.11 or newer and its venv module.
+ARG BASE=python:3.11-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+RUN ["python3", "-m", "venv", "/opt/ecr-cache-proxy"]
+COPY requirements.txt ./
+RUN ["/opt/ecr-cache-proxy/bin/python", "-m", "pip", "--no-cache-dir", "--disable-pip-version-check", \
+     "install", "--require-hashes", "--requirement", "requirements.txt"]
+COPY pyproject.toml README.md ./
+COPY proxy proxy
+RUN ["/opt/ecr-cache-proxy/bin/python", "-m", "pip", "--no-cache-dir", "--disable-pip-version-check", \
+     "install", "--no-deps", "--no-build-isolation", "."]
+# Nothing that installs packages stays in the image.
+RUN ["/opt/ecr-cache-proxy/bin/python", "-m", "pip", "uninstall", "--yes", "setuptools", "pip"]
+RUN ["mkdir", "--parents", "/rootless/cache", "/rootless/home"]
+
+FROM ${BASE}
+COPY --from=build /opt/ecr-cache-proxy /opt/ecr-cache-proxy
+# A number, which Kubernetes can check against runAsNonRoot. The home is where ~/.aws is mounted.
+COPY --from=build --chown=65532:65532 /rootless/cache /var/cache/ecr-cache-proxy
+COPY --from=build --chown=65532:65532 /rootless/home /home/proxy
+ENV HOME=/home/proxy \
+    ECR_CACHE_PROXY_CACHE_DIR=/var/cache/ecr-cache-proxy \
+    PYTHONDONTWRITEBYTECODE=1
+USER 65532:65532
+WORKDIR /home/proxy
+VOLUME ["/var/cache/ecr-cache-proxy"]
+EXPOSE 5000
+# /readyz is 503 while a registry has no usable credentials. Give another address than the default by
+# ECR_CACHE_PROXY_LISTEN, so that this check knows it too.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=10s CMD ["/opt/ecr-cache-proxy/bin/python", "-c", \
+    "import http.client as h, os, sys; c = h.HTTPConnection(os.environ.get('ECR_CACHE_PROXY_LISTEN') or '127.0.0.1:5000', timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["/opt/ecr-cache-proxy/bin/ecr-cache-proxy"]
+CMD ["serve"]

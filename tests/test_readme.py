@@ -1,0 +1,105 @@
+"""What the README and deploy/ say of settings and flags is what the program takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from proxy.cli import commands
+from proxy.config import load_settings
+from proxy.config.sources import Sources, Table, kebab
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+DEPLOYED = ["Dockerfile", *(f"deploy/{path.name}" for path in (ROOT / "deploy").iterdir())]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def keys_of_table(heading: str) -> set[str]:
+    """The keys in the first column of the table under that heading."""
+    table = README[README.index(heading) :].partition("\n\n")[0]
+    rows = table.splitlines()[2:]
+    return {key for row in rows for key in re.findall(r"`([a-z-]+)`", row.split("|")[1])}
+
+
+def test_the_readme_opens_with_the_two_commands_each_a_line() -> None:
+    assert [block.splitlines() for block in blocks("sh")[:2]] == [
+        ["deploy/setup && .venv/bin/ecr-cache-proxy demo"],
+        ["deploy/setup --dev && .venv/bin/pytest"],
+    ]
+
+
+def test_ci_runs_the_readmes_command() -> None:
+    assert blocks("sh")[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_readme_lists_every_setting_and_no_other() -> None:
+    settings = {kebab(name) for name in Sources.model_fields} - {"tables", "config"}
+    assert keys_of_table("| key | default | |") == settings
+    assert keys_of_table("| key of `[[registry]]` | |") == {kebab(n) for n in Table.model_fields}
+
+
+def test_every_setting_is_a_flag_of_serve() -> None:
+    flags = {name.removeprefix("--") for name in flags_of("serve")} - {"help", "config"}
+    assert flags == {kebab(name) for name in Sources.model_fields} - {"tables", "config"}
+
+
+def flags_of(command: str) -> set[str]:
+    found = commands.commands[command]
+    return {
+        option
+        for parameter in found.get_params(click.Context(found))
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+
+
+@pytest.mark.parametrize("name", ["README.md", *DEPLOYED])
+def test_every_flag_that_is_written_exists(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8").replace("\\\n", " ")
+    for command, rest in re.findall(
+        r"ecr-cache-proxy (serve|demo|standin|rewrite)\b([^\n`]*)", text
+    ):
+        assert set(re.findall(r"--[a-z-]+", rest)) <= flags_of(command), rest
+
+
+@pytest.mark.parametrize("name", ["README.md", *DEPLOYED])
+def test_every_variable_that_is_written_exists(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    variables = {variable.lower() for variable in re.findall(r"ECR_CACHE_PROXY_([A-Z_]+)", text)}
+    assert variables <= set(Sources.model_fields)
+
+
+def test_the_settings_in_the_readme_load(tmp_path: Path) -> None:
+    (settings,) = [block for block in blocks("toml") if "[[registry]]" in block]
+    (tmp_path / "password").write_text("secret")
+    file = tmp_path / "settings.toml"
+    file.write_text(settings.replace("/run/secrets/registry", "password"))
+    loaded = load_settings({"config": str(file)})
+    assert [registry.ecr for registry in loaded.registries] == [True, True, False]
+
+
+def test_the_settings_file_in_deploy_loads_also_with_what_is_commented_out(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "ecr-cache-proxy.toml").read_text()
+    (tmp_path / "password").write_text("secret")
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    assert len(load_settings({"config": str(file)}).registries) == 1
+    uncommented = re.sub(r"^# (?=\[\[|[a-z-]+ = )", "", text, flags=re.MULTILINE)
+    file.write_text(uncommented.replace("/run/secrets/registry", "password"))
+    assert len(load_settings({"config": str(file)}).registries) == 3
+
+
+def test_the_other_blocks_of_the_readme_are_well_formed() -> None:
+    for block in blocks("toml"):
+        tomllib.loads(block)
+    for block in blocks("json"):
+        json.loads(block)
