@@ -79,7 +79,7 @@ class _AccessLogger(AbstractAccessLogger):
             '%s "%s %s" %s %d %.3fs "%s"',
             request.remote,
             request.method,
-            request.path,
+            request.rel_url.raw_path,  # undecoded: a path may hold a line break
             response.status,
             response.body_length,
             time,

@@ -89,6 +89,7 @@ class RunningProxy:
     told: list[Event] = field(default_factory=list)
     _client: Client | None = None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
 
     @property
@@ -99,10 +100,20 @@ class RunningProxy:
     def kinds(self) -> list[Kind]:
         return [event.kind for event in self.told]
 
+    async def until(self, kind: Kind, times: int = 1) -> None:
+        """Wait until that has been told so often: what goes on behind a reply is done then."""
+        while self.kinds().count(kind) < times:
+            self._news.clear()
+            await self._news.wait()
+
+    def _hear(self, event: Event) -> None:
+        self.told.append(event)
+        self._news.set()
+
     async def start(self) -> None:
         ready: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         events = Events()
-        events.subscribe(self.told.append)
+        events.subscribe(self._hear)
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(
             serve(self.settings, stop=self._stop, ready=ready.set_result, events=events)

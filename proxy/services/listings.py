@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from proxy.oci import Digest
 from proxy.services.registries import Target
@@ -21,10 +23,10 @@ class Listings:
     """The three lists of the registry API; each raises what upstream answers."""
 
     async def tags(self, target: Target, page: PageRequest) -> Page:
-        return await target.registry.list_tags(target.repository, n=page.n, last=page.last)
+        return await _page(page, partial(target.registry.list_tags, target.repository))
 
     async def repositories(self, registry: Registry, page: PageRequest) -> Page:
-        return await registry.list_repositories(n=page.n, last=page.last)
+        return await _page(page, registry.list_repositories)
 
     async def referrers(
         self, target: Target, subject: Digest, artifact_type: str | None, query: str | None
@@ -33,3 +35,17 @@ class Listings:
         return await target.registry.list_referrers(
             target.repository, subject, artifact_type=artifact_type, query=query
         )
+
+
+class _Lister(Protocol):
+    async def __call__(self, *, n: int | None, last: str | None) -> Page: ...
+
+
+async def _page(page: PageRequest, ask: _Lister) -> Page:
+    """`n=0` asks for an empty list (distribution-spec, "Listing Tags"), which ECR refuses; what is
+    not there to be listed is refused all the same.
+    """
+    if page.n != 0:
+        return await ask(n=page.n, last=page.last)
+    await ask(n=1, last=None)
+    return Page((), None)

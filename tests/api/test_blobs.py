@@ -134,6 +134,7 @@ async def test_knowing_a_digest_is_not_enough_under_another_repository(
     seeded: StandIn, proxy: RunningProxy
 ) -> None:
     assert (await proxy.client.ask("GET", PATH)).status == 200
+    await proxy.until(Kind.STORED)
     for method in ("GET", "HEAD"):
         got = await proxy.client.ask(method, f"/v2/other/blobs/{DIGEST}")
         assert got.status == 404

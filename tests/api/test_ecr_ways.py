@@ -199,3 +199,18 @@ async def test_without_credentials_it_starts_and_says_what_was_tried(
         assert ready.status == 503
         assert standin.host.encode() in ready.body
         assert (await proxy.client.ask("GET", "/livez")).status == 200
+
+
+async def test_no_tags_at_all_can_be_asked_for(seeded: StandIn, proxy: RunningProxy) -> None:
+    """ECR itself refuses n=0."""
+    got = await proxy.client.ask("GET", "/v2/app/tags/list?n=0")
+    assert (got.status, json.loads(got.body)["tags"]) == (200, [])
+    assert "Link" not in got.headers
+    assert (await proxy.client.ask("GET", "/v2/nowhere/tags/list?n=0")).status == 404
+
+
+async def test_more_tags_than_ecr_gives_at_once_are_cut_to_pages(
+    seeded: StandIn, proxy: RunningProxy
+) -> None:
+    got = await proxy.client.ask("GET", "/v2/app/tags/list?n=5000")
+    assert (got.status, json.loads(got.body)["tags"]) == (200, ["cache"])

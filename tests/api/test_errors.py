@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import RegistrySettings
+from proxy.events import Kind
 from proxy.oci import OCI_INDEX, OCI_MANIFEST, Digest
 from proxy.standin import StandIn
 from tests.caches import Cache
@@ -99,6 +100,7 @@ async def test_an_upstream_that_cannot_be_reached_is_a_502_that_names_it(tmp_pat
 
 
 async def test_ping_and_health_answer(proxy: RunningProxy, standin: StandIn) -> None:
+    await proxy.until(Kind.TOKEN)
     ping = await proxy.client.ask("GET", "/v2/")
     assert ping.status == 200
     assert ping.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
