@@ -76,7 +76,7 @@ async def stream_reply(
                 if not await _written(response.write(chunk)):
                     return response
     except Exception as error:  # noqa: BLE001 whatever it was, the body is not whole
-        _log.warning("broke off %s %s: %s", request.method, request.path, error)
+        _log.warning("broke off %s %s: %s", request.method, request.rel_url.raw_path, error)
         if request.transport is not None:
             request.transport.abort()
         return response
@@ -100,7 +100,7 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     except RegistryError as error:
         if error.wire_status >= 500:
-            _log.warning("%s %s: %s", request.method, request.path, error.reason())
+            _log.warning("%s %s: %s", request.method, request.rel_url.raw_path, error.reason())
         return error_reply(error)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
@@ -110,7 +110,7 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except ConnectionError:
         raise  # the client is gone: there is nobody to answer
     except Exception:  # noqa: BLE001 the last resort: logged with its traceback
-        _log.exception("%s %s failed", request.method, request.path)
+        _log.exception("%s %s failed", request.method, request.rel_url.raw_path)
         return error_reply(Internal("the proxy failed at this request; its log says why"))
 
 
