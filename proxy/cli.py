@@ -369,4 +369,7 @@ def rewrite(form: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        # What is left in the buffer is written once more when the interpreter ends, and its
+        # failure would be a traceback (Python's documentation, "Note on SIGPIPE").
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.ClickException(f"cannot write the output: {error.strerror}") from error
