@@ -66,7 +66,7 @@ def run(
 
 def unpacked_clients() -> Path:
     """The folder into which `.ci/clients` unpacks the Docker Engine."""
-    configured = os.environ.get("ECR_CACHE_PROXY_CLIENTS")
+    configured = os.environ.get("TEST_CLIENTS")
     return Path(configured) if configured else Path.home() / ".cache" / "ecr-cache-proxy-clients"
 
 
