@@ -145,18 +145,6 @@ def settings_for(*registries: RegistrySettings, cache_dir: Path) -> Settings:
     return Settings(registries=registries, cache_dir=cache_dir, port=0, shutdown_timeout=5.0)
 
 
-def ecr_at(standin: StandIn) -> RegistrySettings:
-    """The stand-in as the ECR registry that it plays."""
-    return RegistrySettings(
-        name=standin.host,
-        url=standin.url,
-        ecr=True,
-        api_url=standin.url,
-        access_key_id=standin.access_key_id,
-        secret_access_key=standin.secret_access_key,
-    )
-
-
 @asynccontextmanager
 async def straight_to(standin: StandIn) -> AsyncIterator[Client]:
     """A client of the stand-in itself, logged in as `docker login` does."""

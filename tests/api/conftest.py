@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy.demo import registry_of
 from proxy.standin import StandIn, StandInSettings
-from tests.running import RunningProxy, ecr_at, running, settings_for
+from tests.running import RunningProxy, running, settings_for
 
 REPOSITORIES = ("app", "other", "team/app")
 
@@ -21,5 +22,5 @@ async def standin() -> AsyncIterator[StandIn]:
 
 @pytest.fixture
 async def proxy(standin: StandIn, tmp_path: Path) -> AsyncIterator[RunningProxy]:
-    async with running(settings_for(ecr_at(standin), cache_dir=tmp_path / "cache")) as proxy:
+    async with running(settings_for(registry_of(standin), cache_dir=tmp_path / "cache")) as proxy:
         yield proxy

@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from proxy.config import RegistrySettings
+from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import OCI_INDEX, OCI_MANIFEST, Digest
 from proxy.standin import StandIn, StandInSettings
 from tests.caches import ALL_TYPES, NEW, OLD, Cache, only
-from tests.running import RunningProxy, ecr_at, running, settings_for
+from tests.running import RunningProxy, running, settings_for
 
 CACHE = Cache.of(b"layer one", b"layer two")
 OTHER = "210987654321"
@@ -31,7 +32,7 @@ async def second() -> AsyncIterator[StandIn]:
 @pytest.fixture
 async def both(standin: StandIn, second: StandIn, tmp_path: Path) -> AsyncIterator[RunningProxy]:
     """A proxy in front of two accounts; the stand-in of the first is the default."""
-    settings = settings_for(ecr_at(standin), ecr_at(second), cache_dir=tmp_path / "both")
+    settings = settings_for(registry_of(standin), registry_of(second), cache_dir=tmp_path / "both")
     async with running(settings) as proxy:
         yield proxy
 
@@ -194,7 +195,7 @@ async def test_two_proxies_see_each_others_caches(
     proxy: RunningProxy, standin: StandIn, tmp_path: Path
 ) -> None:
     await _push(proxy, "", "", "cache")
-    async with running(settings_for(ecr_at(standin), cache_dir=tmp_path / "two")) as another:
+    async with running(settings_for(registry_of(standin), cache_dir=tmp_path / "two")) as another:
         got = await another.client.ask("GET", "/v2/app/manifests/cache", headers=OLD | ALL_TYPES)
         assert got.body == CACHE.index
         for blob in CACHE.blobs:

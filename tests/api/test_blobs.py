@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import Digest
 from proxy.standin import Fault, StandIn
 from tests.caches import Cache
-from tests.running import Client, RunningProxy, ecr_at, running, settings_for, straight_to
+from tests.running import Client, RunningProxy, running, settings_for, straight_to
 
 BLOB = os.urandom(3 * 1024 * 1024 + 17)
 DIGEST = Digest.of(BLOB)
@@ -169,7 +170,7 @@ async def test_a_missing_blob_is_a_404_with_ecrs_words(proxy: RunningProxy) -> N
 
 async def test_the_least_recently_used_blob_makes_room(standin: StandIn, tmp_path: Path) -> None:
     blobs = [os.urandom(600_000) for _ in range(3)]
-    settings = settings_for(ecr_at(standin), cache_dir=tmp_path)
+    settings = settings_for(registry_of(standin), cache_dir=tmp_path)
     async with running(replace(settings, cache_size=1_500_000)) as proxy:
         for blob in blobs[:2]:
             await proxy.client.push_blob("app", blob)
@@ -186,7 +187,7 @@ async def test_a_blob_larger_than_the_cache_passes_both_ways(
     standin: StandIn, tmp_path: Path
 ) -> None:
     cache = Cache.of(BLOB)
-    settings = replace(settings_for(ecr_at(standin), cache_dir=tmp_path), cache_size=1 << 20)
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), cache_size=1 << 20)
     async with running(settings) as proxy:
         await cache.push_blobs(proxy.client, "app")
         pushed = await proxy.client.push_manifest(

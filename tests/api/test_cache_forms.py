@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.demo import registry_of
 from proxy.oci import DOCKER_LIST, OCI_INDEX, OCI_MANIFEST, Digest
 from proxy.standin import StandIn
 from tests.caches import ALL_TYPES, NEW, OLD, OLDEST, Cache, only
@@ -13,7 +14,6 @@ from tests.running import (
     Answer,
     Client,
     RunningProxy,
-    ecr_at,
     running,
     settings_for,
     straight_to,
@@ -217,7 +217,9 @@ async def test_a_cache_pushed_straight_to_ecr_is_read_by_an_old_client(
 async def test_without_rewriting_an_old_client_gets_what_it_cannot_read(
     standin: StandIn, tmp_path: Path
 ) -> None:
-    settings = with_registry(settings_for(ecr_at(standin), cache_dir=tmp_path), rewrite="never")
+    settings = with_registry(
+        settings_for(registry_of(standin), cache_dir=tmp_path), rewrite="never"
+    )
     async with running(settings) as proxy:
         await _push(proxy.client, CACHE.image_manifest, OCI_MANIFEST)
         got = await _read(proxy.client, *_tag(OLD | ALL_TYPES))
@@ -234,7 +236,7 @@ async def test_without_rewriting_an_old_client_gets_what_it_cannot_read(
 async def test_one_form_can_be_forced_on_every_reader(
     standin: StandIn, tmp_path: Path, show: str, expected: str
 ) -> None:
-    settings = with_registry(settings_for(ecr_at(standin), cache_dir=tmp_path), show=show)
+    settings = with_registry(settings_for(registry_of(standin), cache_dir=tmp_path), show=show)
     async with running(settings) as proxy:
         await _push(proxy.client, CACHE.index, OCI_INDEX)
         for reader in (OLD, NEW, {}):

@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+from proxy.demo import registry_of
 from proxy.oci import Digest
 from proxy.standin import StandIn
-from tests.running import RunningProxy, ecr_at, running, settings_for
+from tests.running import RunningProxy, running, settings_for
 
 CONTENT = b"half of it, and the other half"
 
@@ -45,7 +46,9 @@ async def test_an_upload_that_is_under_way_is_finished_by_a_stop(proxy: RunningP
 
 
 async def test_an_idle_connection_does_not_hold_a_stop_up(standin: StandIn, tmp_path: Path) -> None:
-    patient = replace(settings_for(ecr_at(standin), cache_dir=tmp_path), shutdown_timeout=3600.0)
+    patient = replace(
+        settings_for(registry_of(standin), cache_dir=tmp_path), shutdown_timeout=3600.0
+    )
     async with running(patient) as proxy:
         reader, writer = await _connect(proxy)
         writer.write(b"GET /livez HTTP/1.1\r\nHost: proxy\r\n\r\n")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import OCI_MANIFEST, Digest
 from proxy.standin import Denial, Fault, StandIn, StandInSettings
 from tests.caches import ALL_TYPES, Cache
-from tests.running import RunningProxy, ecr_at, running, settings_for, with_registry
+from tests.running import RunningProxy, running, settings_for, with_registry
 
 CACHE = Cache.of(b"layer one" * 1000, b"layer two")
 LAYER = f"/v2/app/blobs/{Digest.of(CACHE.layers[0])}"
@@ -34,7 +35,7 @@ async def seeded(standin: StandIn) -> StandIn:
 async def _strange(settings: StandInSettings, folder: Path) -> AsyncIterator[RunningProxy]:
     async with StandIn(settings) as standin:
         await _seed(standin)
-        async with running(settings_for(ecr_at(standin), cache_dir=folder)) as proxy:
+        async with running(settings_for(registry_of(standin), cache_dir=folder)) as proxy:
             yield proxy
 
 
@@ -185,7 +186,7 @@ async def test_without_credentials_it_starts_and_says_what_was_tried(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     settings = with_registry(
-        settings_for(ecr_at(standin), cache_dir=tmp_path / "cache"),
+        settings_for(registry_of(standin), cache_dir=tmp_path / "cache"),
         access_key_id=None,
         secret_access_key=None,
     )

@@ -10,10 +10,11 @@ import aiohttp
 import pytest
 
 from proxy.app import StartError
+from proxy.demo import registry_of
 from proxy.oci import OCI_MANIFEST, Digest
 from proxy.standin import Fault, StandIn
 from tests.caches import Cache
-from tests.running import RunningProxy, ecr_at, running, settings_for
+from tests.running import RunningProxy, running, settings_for
 
 BLOB = bytes(range(256)) * 8192
 PATH = f"/v2/app/blobs/{Digest.of(BLOB)}"
@@ -45,7 +46,7 @@ async def test_a_stop_lets_a_running_download_finish_and_takes_no_new_client(
 
 
 async def test_a_stop_waits_no_longer_than_it_is_told(seeded: StandIn, tmp_path: Path) -> None:
-    settings = replace(settings_for(ecr_at(seeded), cache_dir=tmp_path), shutdown_timeout=0.1)
+    settings = replace(settings_for(registry_of(seeded), cache_dir=tmp_path), shutdown_timeout=0.1)
     held = seeded.faults.add(Fault(server="s3", method="GET", hold_at=1_000_000))
     async with running(settings) as proxy:
         download = asyncio.create_task(proxy.client.ask("GET", PATH))

@@ -12,12 +12,13 @@ from urllib.parse import parse_qsl, unquote, urlencode
 import aiohttp
 import pytest
 
+from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import Digest
 from proxy.services import uploads
 from proxy.services.window import Window
 from proxy.standin import Fault, StandIn
-from tests.running import Answer, RunningProxy, ecr_at, running, settings_for, straight_to
+from tests.running import Answer, RunningProxy, running, settings_for, straight_to
 
 MIB = 1024 * 1024
 
@@ -222,7 +223,7 @@ async def test_an_upload_without_room_on_disk_goes_through(
     standin: StandIn, tmp_path: Path
 ) -> None:
     content = os.urandom(23 * MIB)
-    settings = replace(settings_for(ecr_at(standin), cache_dir=tmp_path), cache_size=12 * MIB)
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), cache_size=12 * MIB)
     async with running(settings) as proxy:
         location = await _begin(proxy)
         for start in range(0, len(content), 3 * MIB):
@@ -237,7 +238,7 @@ async def test_an_upload_that_fails_without_room_on_disk_is_begun_anew_by_its_cl
 ) -> None:
     """What upstream lost is nowhere any more: going on would commit other bytes than were sent."""
     content = os.urandom(16 * MIB)
-    settings = replace(settings_for(ecr_at(standin), cache_dir=tmp_path), cache_size=4 * MIB)
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), cache_size=4 * MIB)
     async with running(settings) as proxy:
         location = await _begin(proxy)
         assert (await _patch(proxy, location, content[: 12 * MIB], 0)).status == 202
@@ -263,7 +264,7 @@ async def test_memory_takes_no_more_than_a_part_where_the_disk_is_full(
 
     monkeypatch.setattr(uploads, "Window", Watched)
     content = os.urandom(26 * MIB)
-    settings = replace(settings_for(ecr_at(standin), cache_dir=tmp_path), cache_size=24 * MIB)
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), cache_size=24 * MIB)
     async with running(settings) as proxy:
         location = await _begin(proxy)
         standin.faults.add(Fault(server="registry", method="PATCH", status=400))
