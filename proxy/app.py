@@ -75,7 +75,10 @@ class _AccessLogger(AbstractAccessLogger):
     """One line a request; never a query, which may carry a token."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        self.logger.info(
+        # Probes come every few seconds, and say something only when something is wrong.
+        probe = request.path in ("/livez", "/readyz") and response.status == 200
+        self.logger.log(
+            logging.DEBUG if probe else logging.INFO,
             '%s "%s %s" %s %d %.3fs "%s"',
             request.remote,
             request.method,
