@@ -114,6 +114,9 @@ class Space:
         await self.trim()
 
     async def close(self) -> None:
+        """End what was begun, removals that wait for a reader too: or their files would be back."""
+        while self._doomed:
+            await self.unlink_taken(*self._doomed.popitem())
         while self._chores:
             await asyncio.wait(self._chores)
         await self._write_times()

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Final
 
-from proxy.cache.disk import SharedFile
+from proxy.cache.disk import SharedFile, to_the_end
 from proxy.cache.errors import CacheError, DiskFailed, NoSpace, WrongDigest
 from proxy.cache.files import append, disk_bytes, hash_range, remove
 from proxy.cache.layout import blob_key, upload_key
@@ -134,11 +134,14 @@ class Spool:
                 )
             except DiskFailed as error:
                 self._space.trouble(str(error), digest)
-                await self._discard()
+                await to_the_end(self._discard())
         return stored
 
     async def discard(self) -> None:
         """Remove the bytes. Nothing happens when it has ended already."""
+        await to_the_end(self._discard_locked())
+
+    async def _discard_locked(self) -> None:
         async with self._lock:
             if self._open:
                 await self._discard()
@@ -162,6 +165,9 @@ class Spool:
 
     async def abandon(self) -> None:
         """`close`, whoever else uses it."""
+        await to_the_end(self._abandon())
+
+    async def _abandon(self) -> None:
         async with self._lock:
             if self._open:
                 status = await self._space.disk.run(os.fstat, self._file.fd)

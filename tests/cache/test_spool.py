@@ -235,6 +235,22 @@ async def test_a_publish_that_is_cancelled_is_accounted_for(cache: Cache) -> Non
         assert cache.files() == []
 
 
+@pytest.mark.parametrize("ending", ["discard", "close"])
+async def test_an_end_that_is_cancelled_is_an_end(cache: Cache, ending: str) -> None:
+    for steps in range(8):
+        spool = await spool_of(cache, BLOB, f"s{steps}")
+        task = asyncio.create_task(spool.discard() if ending == "discard" else spool.close())
+        for _ in range(steps):
+            await asyncio.wait([task], timeout=0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert spool.is_open == (steps == 0)  # 0: it never began
+        if spool.is_open:
+            await spool.discard()
+        assert cache.store.reserved_bytes == 0
+        assert cache.store.used_bytes == cache.disk_bytes()
+
+
 async def test_readers_of_an_upload_outlast_its_end(cache: Cache) -> None:
     spool = await spool_of(cache, BLOB)
     reader = spool.read(0, len(BLOB))

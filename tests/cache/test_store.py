@@ -264,6 +264,14 @@ async def test_a_removed_blob_stays_readable_for_those_who_have_it(cache: Cache)
     assert cache.store.used_bytes == cache.disk_bytes()
 
 
+async def test_a_removed_blob_does_not_come_back_after_a_restart(cache: Cache) -> None:
+    digest = await put(cache, b"blob")
+    with cache.store.find(digest) or pytest.fail("not found"):
+        assert await cache.store.remove(digest)
+        await cache.reopen()
+    assert cache.files() == []
+
+
 async def test_one_that_is_cancelled_while_it_makes_room_keeps_none(cache: Cache) -> None:
     await cache.reopen(budget=3 * MIB)
     for steps in range(25):

@@ -1,0 +1,111 @@
+"""Everything at once on a budget that is too small, with readers that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import aclosing
+
+import pytest
+
+from proxy.cache import Fill, NoSpace, RecordStore
+from proxy.events import Kind
+from proxy.oci import Digest
+from tests.cache.conftest import MIB, Cache
+from tests.cache.sources import ByteSource
+
+_BUDGET = 5 * MIB
+
+
+class Load:
+    """What clients do, drawn at random; every byte that one gets is compared."""
+
+    def __init__(self, cache: Cache, seed: int) -> None:
+        self.cache = cache
+        self.random = random.Random(seed)
+        sizes = [0, 1, 5000, 65_536, 300_000, 900_000, 1_500_000, 7_000_000]
+        self.blobs = {
+            Digest.of(b): b for n in sizes for b in (self.random.randbytes(n) for _ in "ab")
+        }
+        self.fills: list[Fill] = []
+        self.names = 0
+
+    async def client(self, records: RecordStore) -> None:
+        acts = [self.read, self.read, self.read, self.push, self.pull_from_disk, self.remove]
+        for _ in range(12):
+            if self.random.random() < 0.2:
+                await records.put("manifest", "r", "n", str(self.random.randrange(5)), b"x" * 9000)
+            await self.random.choice(acts)(*self.random.choice(list(self.blobs.items())))
+            budget = self.cache.store
+            assert budget.used_bytes + budget.reserved_bytes <= _BUDGET
+
+    async def read(self, digest: Digest, blob: bytes) -> None:
+        cuts = [self.random.randrange(1, len(blob))] if len(blob) > 1 else []
+        source = ByteSource(blob, cuts=cuts, tells_total=self.random.random() < 0.7)
+        if not source.tells_total:
+            source.cuts.clear()
+        start = self.random.randrange(len(blob) + 1) if self.random.random() < 0.3 else 0
+        leaves_after = self.random.randrange(1, 40)
+        got = bytearray()
+        whole = True
+        fill = self.cache.store.fill(digest, source)
+        self.fills.append(fill)
+        async with aclosing(fill.reader(start)) as pieces:
+            async for piece in pieces:
+                got += piece
+                leaves_after -= 1
+                if leaves_after == 0:
+                    whole = False
+                    break
+        assert got == (blob[start:] if whole else blob[start : start + len(got)])
+
+    async def push(self, digest: Digest, blob: bytes) -> None:
+        self.names += 1
+        try:
+            spool = await self.cache.store.create_spool(f"s{self.names}")
+        except NoSpace:
+            return
+        try:
+            for start in range(0, len(blob), 200_000):
+                await spool.append(blob[start : start + 200_000])
+            if self.random.random() < 0.8:
+                await spool.publish(digest)
+        except NoSpace:
+            pass
+        finally:
+            await spool.discard()
+
+    async def pull_from_disk(self, digest: Digest, blob: bytes) -> None:
+        pin = self.cache.store.find(digest)
+        if pin is not None:
+            with pin:
+                await asyncio.sleep(0)
+                assert pin.size == len(blob)
+                assert pin.path.read_bytes() == blob
+
+    async def remove(self, digest: Digest, _: bytes) -> None:
+        await self.cache.store.remove(digest)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_every_byte_is_right_and_the_sums_come_out(cache: Cache, seed: int) -> None:
+    await cache.reopen(budget=_BUDGET)
+    load = Load(cache, seed)
+    records = await RecordStore.open(cache.store)
+    clients = [asyncio.create_task(load.client(records)) for _ in range(10)]
+    killed = clients[:3]
+    for client in killed:
+        for _ in range(load.random.randrange(200)):
+            await asyncio.wait([client], timeout=0)
+        client.cancel()
+    results = await asyncio.gather(*clients, return_exceptions=True)
+    assert [r for r in results if r is not None and not isinstance(r, asyncio.CancelledError)] == []
+    await asyncio.gather(*(fill.close() for fill in load.fills))
+    assert cache.store.reserved_bytes == 0
+    assert Kind.CORRUPT not in cache.kinds()
+    assert Kind.TROUBLE not in cache.kinds()
+    await cache.reopen()
+    assert cache.store.used_bytes == cache.disk_bytes() <= _BUDGET
+    assert not [name for name in cache.files() if name.startswith(("incoming/", "uploads/"))]
+    for digest, blob in load.blobs.items():
+        await load.pull_from_disk(digest, blob)
