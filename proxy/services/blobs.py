@@ -119,6 +119,8 @@ class Blobs:
             source = _UpstreamBlob(target, digest)
             fill = self._store.fill(digest, source)
             ours = fill.source is source
+            # What was published while permission was asked for, or is about to be, is no download.
+            kind = Kind.HIT if fill.is_whole else Kind.MISS if ours else Kind.JOIN
             try:
                 total = await fill.total()
             except FillFailed as error:
@@ -135,7 +137,7 @@ class Blobs:
                 continue
             if not joining:
                 self._proofs.add(target, digest)
-            self._tell(Kind.MISS if ours else Kind.JOIN, target, digest, total or 0)
+            self._tell(kind, target, digest, total or 0)
             return Streamed(total, fill.reader)
 
     async def _far(self, target: Target, digest: Digest) -> Streamed:
