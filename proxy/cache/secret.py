@@ -6,8 +6,10 @@ import base64
 import re
 import secrets
 
+import aiofiles
+
 from proxy.cache.errors import CacheError
-from proxy.cache.files import disk_bytes, read_whole, replace
+from proxy.cache.files import disk_bytes, replace
 from proxy.cache.store import BlobStore
 
 _SECRET = re.compile(rb"[A-Za-z0-9_-]{43}=")
@@ -22,7 +24,8 @@ async def load_secret(store: BlobStore) -> bytes:
     path = space.layout.secret
     try:
         try:
-            secret = await space.disk.run(read_whole, path)
+            async with aiofiles.open(path, "rb") as file:
+                secret = await file.read()
         except FileNotFoundError:
             secret = b""
         if _SECRET.fullmatch(secret) is None:
