@@ -7,12 +7,23 @@ proxy: the status class that it acts upon, its own digests echoed, lengths, and 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from proxy.oci import OCI_INDEX, Digest
+from proxy.demo import registry_of
+from proxy.oci import Digest
 from proxy.standin import StandIn
-from tests.running import Answer, Client, RunningProxy, straight_to
+from tests.caches import ALL_TYPES
+from tests.running import (
+    Answer,
+    Client,
+    RunningProxy,
+    running,
+    settings_for,
+    straight_to,
+    with_registry,
+)
 from tests.traces import Exchange, Replay, names
 
 EXPORTS = {
@@ -38,9 +49,8 @@ def test_every_trace_is_replayed() -> None:
 class _Player:
     """Sends a client's requests as recorded, but to the locations that it is given now."""
 
-    def __init__(self, client: Client, standin: StandIn) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._standin = standin
         self._locations: list[str] = []
 
     async def play(self, exchanges: list[Exchange]) -> None:
@@ -103,35 +113,65 @@ async def test_an_export_and_what_follows_it_see_what_they_saw(
     replay = Replay()
     exchanges = replay.read(export)
     _create(standin, exchanges)
-    await _Player(proxy.client, standin).play(exchanges)
+    await _Player(proxy.client).play(exchanges)
     for name in EXPORTS[export]:
         await proxy.restart()
-        await _Player(proxy.client, standin).play(replay.read(name))
+        await _Player(proxy.client).play(replay.read(name))
 
 
-async def test_an_old_importer_reads_what_a_new_client_pushed_straight_to_ecr(
-    proxy: RunningProxy, standin: StandIn
-) -> None:
-    """It parses `manifests` only: it finds the config, and fetches it and every layer."""
-    replay = Replay()
-    export = replay.read("v0.12.5-export-image-manifest")
+async def _push_straight(standin: StandIn) -> str:
+    """What a new client pushes to ECR without a proxy; the repository."""
+    export = Replay().read("v0.12.5-export-image-manifest")
     _create(standin, export)
     async with straight_to(standin) as client:
-        await _Player(client, standin).play(
-            [exchange for exchange in export if exchange.method != "HEAD"]
-        )
-    head, get, blob = replay.read(UNREADABLE)
-    answer = await proxy.client.ask("HEAD", head.path, headers=head.headers)
-    assert (answer.status, answer.media_type) == (200, OCI_INDEX)
-    path = get.path.rpartition("/")[0] + "/" + answer.digest
-    headers = {**get.headers, "Accept": f"{answer.media_type}, */*"}
-    manifest = await proxy.client.ask("GET", path, headers=headers)
-    assert Digest.parse(answer.digest).matches(manifest.body)
-    descriptors = json.loads(manifest.body)["manifests"]
-    config = [d for d in descriptors if "cacheconfig" in d["mediaType"]]
-    assert [d["digest"] for d in config] == [blob.path.rpartition("/")[2]]
+        await _Player(client).play([exchange for exchange in export if exchange.method != "HEAD"])
+    return _repositories(export).pop().split("/blobs")[0]
+
+
+async def _import(client: Client, repository: str, recorded: list[Exchange]) -> set[str]:
+    """The digests that an old importer finds and fetches, asking as it was recorded.
+
+    It knows `manifests` only; raises `LookupError` where it would find no cache, and build all.
+    """
+    head, get, blob = (dict(exchange.headers) for exchange in recorded)
+    base = f"/v2/{repository}"
+    found = await client.ask("HEAD", f"{base}/manifests/cache", headers=head)
+    assert found.status == 200
+    accept = {"Accept": f"{found.media_type}, */*"}
+    path = f"{base}/manifests/{found.digest}"
+    manifest = await client.ask("GET", path, headers=get | accept)
+    assert Digest.parse(found.digest).matches(manifest.body)
+    descriptors = json.loads(manifest.body).get("manifests", [])
+    if not any("cacheconfig" in descriptor["mediaType"] for descriptor in descriptors):
+        raise LookupError("no cacheconfig among the manifests")
     for descriptor in descriptors:
-        path = blob.path.rpartition("/")[0] + "/" + descriptor["digest"]
-        got = await proxy.client.ask("GET", path, headers=blob.headers)
+        got = await client.ask("GET", f"{base}/blobs/{descriptor['digest']}", headers=blob)
         assert len(got.body) == descriptor["size"]
         assert Digest.parse(descriptor["digest"]).matches(got.body)
+    return {descriptor["digest"] for descriptor in descriptors}
+
+
+IMPORTERS = ["v0.8.3-import-oci", "v0.8.3-import-docker", "v0.11.6-import-oci", UNREADABLE]
+
+
+@pytest.mark.parametrize("importer", IMPORTERS)
+async def test_an_old_importer_reads_what_a_new_client_pushed_straight_to_ecr(
+    importer: str, proxy: RunningProxy, standin: StandIn
+) -> None:
+    repository = await _push_straight(standin)
+    fetched = await _import(proxy.client, repository, Replay().read(importer))
+    async with straight_to(standin) as client:
+        path = f"/v2/{repository}/manifests/cache"
+        stored = json.loads((await client.ask("GET", path, headers=ALL_TYPES)).body)
+    assert fetched == {d["digest"] for d in [stored["config"], *stored["layers"]]}
+
+
+@pytest.mark.parametrize("importer", IMPORTERS)
+async def test_without_rewriting_an_old_importer_finds_no_cache(
+    importer: str, standin: StandIn, tmp_path: Path
+) -> None:
+    repository = await _push_straight(standin)
+    settings = settings_for(registry_of(standin), cache_dir=tmp_path)
+    async with running(with_registry(settings, rewrite="never")) as proxy:
+        with pytest.raises(LookupError):
+            await _import(proxy.client, repository, Replay().read(importer))
