@@ -182,7 +182,7 @@ async def build(
         proofs = Proofs()
         blobs = Blobs(store, proofs, events)
         stack.push_async_callback(blobs.close)
-        manifests = Manifests(records, proofs, events)
+        manifests = Manifests(records, events)
         stack.push_async_callback(manifests.close)
         uploads = Uploads(store, UploadTokens(secret), proofs, events)
         stack.push_async_callback(uploads.close)

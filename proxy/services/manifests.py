@@ -72,9 +72,8 @@ class Pushed:
 class Manifests:
     """Reads and writes manifests under a repository."""
 
-    def __init__(self, records: RecordStore, proofs: Proofs, events: Events) -> None:
+    def __init__(self, records: RecordStore, events: Events) -> None:
         self._records = records
-        self._proofs = proofs
         self._events = events
         self._heads: SingleFlight[tuple[_TagKey, int], Head] = SingleFlight()
         self._questions: SingleFlight[tuple[str, str, Digest], None] = SingleFlight()
@@ -242,7 +241,12 @@ class Manifests:
 
     async def _find_alias(self, target: Target, digest: Digest) -> Alias | None:
         record = await self._records.find(_ALIAS, *target.key, digest)
-        return None if record is None else Alias.load(record)
+        if record is None:
+            return None
+        try:
+            return Alias.load(record)
+        except ValueError:
+            return None  # another version of this program wrote it; a HEAD of the tag renews it
 
     async def _put_alias(self, target: Target, digest: Digest, alias: Alias) -> None:
         try:
@@ -355,17 +359,19 @@ class Manifests:
         return reply
 
     async def _push_empty_blob(self, target: Target) -> None:
-        """ECR wants every layer of a manifest to be there, the empty one too."""
-        registry, repository = target.registry, target.repository
-        digest = EMPTY_DESCRIPTOR.digest
-        if self._proofs.has(target, digest):
-            return
-        upload = await registry.start_upload(repository)
+        """ECR wants every layer of a manifest to be there, the empty one too.
+
+        Sent each time: it is two bytes, and that it was there once is no proof that it is now.
+        """
+        upload = await target.registry.start_upload(target.repository)
         if upload is not None:
-            await registry.finish_upload(
-                upload, digest, offset=0, length=len(EMPTY_JSON), body=_empty_json
+            await target.registry.finish_upload(
+                upload,
+                EMPTY_DESCRIPTOR.digest,
+                offset=0,
+                length=len(EMPTY_JSON),
+                body=_empty_json,
             )
-        self._proofs.add(target, digest)
 
     def _wrote(self, target: Target, tag: Reference | None) -> None:
         """From here on no reader of the tag, or of any tag where it is None, joins a question that
