@@ -1,0 +1,129 @@
+"""`serve`: the proxy itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import get_args
+
+import click
+
+from proxy import __version__
+from proxy.cli.base import PROGRAM, UserError, examples, run_until_signal, start_errors
+from proxy.config import (
+    DEFAULT_CACHE_SIZE,
+    DEFAULT_LISTEN,
+    DEFAULT_SHUTDOWN_TIMEOUT,
+    LogLevel,
+    Rewrite,
+    Settings,
+    SettingsError,
+    Show,
+    load_settings,
+)
+
+
+@click.command(
+    epilog=examples(
+        f"{PROGRAM} serve --registry 123456789012.dkr.ecr.eu-west-1.amazonaws.com",
+        f"{PROGRAM} serve --registry http://lan-cache:5000 --cache-dir /var/cache/ecr",
+        f"{PROGRAM} serve --config /etc/ecr-cache-proxy.toml --log-level warning",
+    )
+)
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help=f"Address for clients; port 0 takes a free one. [default: {DEFAULT_LISTEN}]",
+)
+@click.option(
+    "--registry",
+    multiple=True,
+    metavar="HOST_OR_URL",
+    help="Upstream registry: the host name of an ECR registry, or the http:// or https:// URL of "
+    "any other. Repeatable; the first is the default.",
+)
+@click.option(
+    "--cache-dir",
+    metavar="DIR",
+    help="Where the cache is kept. [default: /var/cache/ecr-cache-proxy for root, else "
+    "$XDG_CACHE_HOME/ecr-cache-proxy, else ~/.cache/ecr-cache-proxy]",
+)
+@click.option(
+    "--cache-size",
+    metavar="SIZE",
+    help=f"Most that the cache may hold: 20GiB, 500MB. [default: {DEFAULT_CACHE_SIZE}]",
+)
+@click.option("--config", metavar="FILE", help="Settings file (TOML).")
+@click.option(
+    "--rewrite",
+    metavar="|".join(get_args(Rewrite)),
+    help="Whether caches pushed in BuildKit's legacy form are stored as image manifests; auto: "
+    "where the registry is ECR. [default: auto]",
+)
+@click.option(
+    "--show",
+    metavar="|".join(get_args(Show)),
+    help="Form in which readers get a cache by its tag; auto: the one that the client can read. "
+    "[default: auto]",
+)
+@click.option(
+    "--shutdown-timeout",
+    metavar="TIME",
+    help="How long requests in flight may take to finish at the end. "
+    f"[default: {DEFAULT_SHUTDOWN_TIMEOUT}]",
+)
+@click.option(
+    "--log-level", metavar="|".join(get_args(LogLevel)), help="Least level logged. [default: info]"
+)
+@click.option(
+    "--insecure-no-client-auth",
+    is_flag=True,
+    default=None,
+    help="Listen on an address that is not loopback, though clients are not authenticated.",
+)
+def serve(**flags: object) -> None:
+    """Run the proxy.
+
+    Every option can also be given as ECR_CACHE_PROXY_<OPTION> in the environment (lists with
+    commas) and as a key of the settings file. Options come before the environment, that before
+    the file. AWS credentials come from the usual chain: environment, ~/.aws, container or
+    instance role.
+    """
+    from proxy import app
+
+    settings = _load(flags)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
+    )
+    if settings.insecure_no_client_auth:
+        logging.getLogger(__name__).warning(
+            "clients are not authenticated: whoever reaches %s:%d pulls and pushes with the "
+            "proxy's credentials",
+            settings.host,
+            settings.port,
+        )
+
+    def on_ready(started: app.Started) -> None:
+        first, *others = started.registries
+        names = ", ".join([f"{first} (default)", *others])
+        click.echo(f"{PROGRAM} {__version__} listening on http://{started.address}, for {names}")
+
+    with start_errors():
+        run_until_signal(lambda stop: app.serve(settings, stop=stop, ready=on_ready))
+
+
+def _load(flags: dict[str, object]) -> Settings:
+    from proxy.upstream import parse_host
+
+    try:
+        settings = load_settings(flags)
+    except SettingsError as error:
+        raise UserError(str(error)) from error
+    for registry in settings.registries:
+        # With an endpoint and a region of its own there is nothing left that the name must tell.
+        told = registry.url is not None and registry.region is not None
+        if registry.ecr and not told and parse_host(registry.name) is None:
+            raise UserError(
+                f"{registry.name} is no ECR host; for another registry give its URL, "
+                f"https://{registry.name}"
+            )
+    return settings
