@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 # IEC units are powers of 1024 and SI units powers of 1000; a bare letter is a power of 1024, as in
@@ -18,6 +19,19 @@ _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _NUMBER: Final = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of something whose size is not known yet: bytes, or a fraction of it (0 to 1)."""
+
+    size: int = 0
+    fraction: float = 0.0
+
+    def of(self, whole: int) -> int:
+        """Bytes of a whole of so many."""
+        return self.size + int(self.fraction * whole)
 
 
 def parse_size(text: str) -> int:
@@ -30,6 +44,16 @@ def parse_size(text: str) -> int:
             "20GiB, 500MB, 1.5TiB"
         )
     return int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
+
+
+def parse_share(text: str) -> Share:
+    """`5%`, or a size as `parse_size` reads it; raises `ValueError` with a sentence."""
+    match = _PERCENT.fullmatch(text.strip())
+    if match is None:
+        return Share(size=parse_size(text))
+    if float(match[1]) > 100:
+        raise ValueError(f"{text!r} is more than the whole")
+    return Share(fraction=float(match[1]) / 100)
 
 
 def parse_duration(text: str) -> float:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.sizes import format_size, parse_duration, parse_size
+from proxy.sizes import Share, format_size, parse_duration, parse_share, parse_size
 
 GIB = 1024**3
 
@@ -81,3 +81,24 @@ def test_a_size_is_shown_in_the_unit_that_fits(size: int, text: str) -> None:
 def test_a_size_that_is_shown_is_a_size_that_can_be_written(size: int) -> None:
     shown = parse_size(format_size(size))
     assert abs(shown - size) <= max(size * 0.06, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "share", "of_a_thousand"),
+    [
+        ("5%", Share(fraction=0.05), 50),
+        ("0.5 %", Share(fraction=0.005), 5),
+        ("100%", Share(fraction=1), 1000),
+        ("64k", Share(size=65536), 65536),
+        ("0", Share(), 0),
+    ],
+)
+def test_a_share_is_a_percentage_or_a_size(text: str, share: Share, of_a_thousand: int) -> None:
+    assert parse_share(text) == share
+    assert parse_share(text).of(1000) == of_a_thousand
+
+
+@pytest.mark.parametrize(("text", "why"), [("101%", "more than the whole"), ("%", "no size")])
+def test_what_is_no_share_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_share(text)

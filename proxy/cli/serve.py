@@ -10,9 +10,13 @@ import click
 from proxy import __version__
 from proxy.cli.base import PROGRAM, UserError, examples, run_until_signal, start_errors
 from proxy.config import (
+    DEFAULT_ABANDON_FILLS_BELOW,
     DEFAULT_CACHE_SIZE,
     DEFAULT_LISTEN,
+    DEFAULT_MIN_FREE,
     DEFAULT_SHUTDOWN_TIMEOUT,
+    DEFAULT_STALE_IF_ERROR,
+    DEFAULT_VERIFY_RATE,
     LogLevel,
     Rewrite,
     Settings,
@@ -51,6 +55,30 @@ from proxy.config import (
     "--cache-size",
     metavar="SIZE",
     help=f"Most that the cache may hold: 20GiB, 500MB. [default: {DEFAULT_CACHE_SIZE}]",
+)
+@click.option(
+    "--min-free",
+    metavar="SIZE|PERCENT",
+    help="What the cache leaves free on its file system, whatever its own size: 5%, 10GiB. "
+    f"[default: {DEFAULT_MIN_FREE}]",
+)
+@click.option(
+    "--verify-rate",
+    metavar="SIZE",
+    help="How much of what is stored is read and hashed again each second, in the background; "
+    f"0: nothing. [default: {DEFAULT_VERIFY_RATE}]",
+)
+@click.option(
+    "--abandon-fills-below",
+    metavar="SIZE",
+    help="Stop fetching a blob when all who wanted it have gone and less than this has arrived; "
+    f"0: never. [default: {DEFAULT_ABANDON_FILLS_BELOW}]",
+)
+@click.option(
+    "--stale-if-error",
+    metavar="TIME",
+    help="How long what is on disk is served on past its time while the registry cannot be asked. "
+    f"[default: {DEFAULT_STALE_IF_ERROR}]",
 )
 @click.option("--config", metavar="FILE", help="Settings file (TOML).")
 @click.option(

@@ -8,9 +8,13 @@ judged here: that grammar belongs to `upstream`.
 from proxy.config.load import load_settings
 from proxy.config.sources import SettingsError
 from proxy.config.values import (
+    DEFAULT_ABANDON_FILLS_BELOW,
     DEFAULT_CACHE_SIZE,
     DEFAULT_LISTEN,
+    DEFAULT_MIN_FREE,
     DEFAULT_SHUTDOWN_TIMEOUT,
+    DEFAULT_STALE_IF_ERROR,
+    DEFAULT_VERIFY_RATE,
     ENV_PREFIX,
     LogLevel,
     RegistrySettings,
@@ -22,9 +26,13 @@ from proxy.config.values import (
 )
 
 __all__ = [
+    "DEFAULT_ABANDON_FILLS_BELOW",
     "DEFAULT_CACHE_SIZE",
     "DEFAULT_LISTEN",
+    "DEFAULT_MIN_FREE",
     "DEFAULT_SHUTDOWN_TIMEOUT",
+    "DEFAULT_STALE_IF_ERROR",
+    "DEFAULT_VERIFY_RATE",
     "ENV_PREFIX",
     "LogLevel",
     "RegistrySettings",

@@ -23,21 +23,28 @@ from pydantic_settings import (
 )
 
 from proxy.config.values import (
+    DEFAULT_ABANDON_FILLS_BELOW,
     DEFAULT_CACHE_SIZE,
     DEFAULT_LISTEN,
+    DEFAULT_MIN_FREE,
     DEFAULT_SHUTDOWN_TIMEOUT,
+    DEFAULT_STALE_IF_ERROR,
+    DEFAULT_VERIFY_RATE,
     ENV_PREFIX,
     LogLevel,
     Rewrite,
     Show,
     parse_base_url,
+    parse_bytes,
     parse_cache_size,
+    parse_floor,
     parse_host_name,
     parse_listen,
     parse_path,
     parse_registry,
     parse_seconds,
 )
+from proxy.sizes import Share
 
 # A Kubernetes Service named ecr-cache-proxy puts its address into the environment of every pod of
 # its namespace, under our prefix (Kubernetes, "Discovering services"). Those are no settings.
@@ -119,6 +126,16 @@ class Sources(BaseSettings):
     cache_dir: Annotated[Path, BeforeValidator(parse_path)] | None = None
     cache_size: Annotated[int, BeforeValidator(parse_cache_size)] = parse_cache_size(
         DEFAULT_CACHE_SIZE
+    )
+    min_free: Annotated[Share, NoDecode, BeforeValidator(parse_floor)] = parse_floor(
+        DEFAULT_MIN_FREE
+    )
+    verify_rate: Annotated[int, BeforeValidator(parse_bytes)] = parse_bytes(DEFAULT_VERIFY_RATE)
+    stale_if_error: Annotated[float, BeforeValidator(parse_seconds)] = parse_seconds(
+        DEFAULT_STALE_IF_ERROR
+    )
+    abandon_fills_below: Annotated[int, BeforeValidator(parse_bytes)] = parse_bytes(
+        DEFAULT_ABANDON_FILLS_BELOW
     )
     rewrite: Rewrite | None = None
     show: Show | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from proxy.sizes import parse_duration, parse_size
+from proxy.sizes import Share, parse_duration, parse_share, parse_size
 
 Rewrite: TypeAlias = Literal["auto", "always", "never"]
 Show: TypeAlias = Literal["auto", "stored", "index", "image-manifest"]
@@ -22,6 +22,10 @@ LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 DEFAULT_LISTEN: Final = "127.0.0.1:5000"
 DEFAULT_CACHE_SIZE: Final = "20GiB"
+DEFAULT_MIN_FREE: Final = "1%"
+DEFAULT_VERIFY_RATE: Final = "4MiB"
+DEFAULT_STALE_IF_ERROR: Final = "12h"
+DEFAULT_ABANDON_FILLS_BELOW: Final = "0"
 DEFAULT_SHUTDOWN_TIMEOUT: Final = "30s"
 ENV_PREFIX: Final = "ECR_CACHE_PROXY_"
 
@@ -59,7 +63,10 @@ class RegistrySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of a proxy's settings. `cache_size` in bytes, `shutdown_timeout` in seconds.
+    """All of a proxy's settings.
+
+    `cache_size` and `abandon_fills_below` are in bytes, `verify_rate` in bytes a second (0: never),
+    `stale_if_error` and `shutdown_timeout` in seconds.
 
     `registries` has at least one; the first is the default. `proxies` are the forward proxies of
     the environment by scheme, with the exceptions under `no`, as `urllib` reads them.
@@ -70,6 +77,10 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 5000
     cache_size: int = parse_size(DEFAULT_CACHE_SIZE)
+    min_free: Share = field(default_factory=lambda: parse_share(DEFAULT_MIN_FREE))
+    verify_rate: int = parse_size(DEFAULT_VERIFY_RATE)
+    stale_if_error: float = parse_duration(DEFAULT_STALE_IF_ERROR)
+    abandon_fills_below: int = parse_size(DEFAULT_ABANDON_FILLS_BELOW)
     shutdown_timeout: float = parse_duration(DEFAULT_SHUTDOWN_TIMEOUT)
     log_level: LogLevel = "info"
     insecure_no_client_auth: bool = False
@@ -101,6 +112,14 @@ def parse_cache_size(value: object) -> int:
     if size < _MIN_CACHE_BYTES:
         raise ValueError(f"{value} is {size} bytes, and 1MiB is the least; is the unit missing?")
     return size
+
+
+def parse_bytes(value: object) -> int:
+    return parse_size(str(value))
+
+
+def parse_floor(value: object) -> Share:
+    return parse_share(str(value))
 
 
 def parse_seconds(value: object) -> float:

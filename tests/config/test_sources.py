@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.config import RegistrySettings
+from proxy.sizes import Share
 from tests.config.loading import ECR, OTHER_ECR, load
 
 
@@ -16,6 +17,10 @@ def test_a_registry_is_all_that_must_be_given() -> None:
     assert settings.registries == (RegistrySettings(name=ECR, ecr=True),)
     assert (settings.host, settings.port) == ("127.0.0.1", 5000)
     assert settings.cache_size == 20 * 1024**3
+    assert settings.min_free == Share(fraction=0.01)
+    assert settings.verify_rate == 4 * 1024**2
+    assert settings.abandon_fills_below == 0
+    assert settings.stale_if_error == 12 * 3600
     assert settings.shutdown_timeout == 30.0
     assert settings.log_level == "info"
     assert settings.proxies == {}
@@ -41,6 +46,10 @@ def test_every_setting_can_be_a_flag_a_variable_or_a_key(
         "listen": "127.0.0.1:7000",
         "cache_dir": "/var/tmp/x",
         "cache_size": "64MiB",
+        "min_free": "5%",
+        "verify_rate": "1MiB",
+        "abandon_fills_below": "8MiB",
+        "stale_if_error": "2h",
         "rewrite": "never",
         "show": "index",
         "shutdown_timeout": "5s",
