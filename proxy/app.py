@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 _access_log = logging.getLogger("proxy.access")
 
 _EXPIRY_SECONDS: Final = 600.0
+# The free space of the file system is looked at as often, and times of last use are written down.
+_TEND_SECONDS: Final = 5.0
 # For replies that are written as the server closes; it waits twice as long for what does not end.
 _FLUSH_SECONDS: Final = 0.25
 # A client that has logged in with a token of ECR's sends it here too: its size has no bound, and
@@ -51,6 +53,8 @@ class StartError(Exception):
 # What an operator should hear of without asking; the rest is for --log-level debug.
 _EVENT_LEVELS: Final = {
     Kind.TROUBLE: logging.WARNING,
+    Kind.DEGRADED: logging.WARNING,
+    Kind.RECOVERED: logging.WARNING,
     Kind.CORRUPT: logging.WARNING,
     Kind.TOKEN: logging.INFO,
     Kind.REWRITTEN: logging.INFO,
@@ -170,9 +174,14 @@ async def build(
     async with AsyncExitStack() as stack:
         try:
             store = await BlobStore.open(
-                settings.cache_dir, budget=settings.cache_size, events=events
+                settings.cache_dir,
+                budget=settings.cache_size,
+                floor=settings.min_free,
+                abandon_below=settings.abandon_fills_below,
+                events=events,
             )
             stack.push_async_callback(store.close)
+            await stack.enter_async_context(_every(_TEND_SECONDS, store.tend))
             records = await RecordStore.open(store)
             secret = await load_secret(store)
         except CacheError as error:

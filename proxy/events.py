@@ -18,7 +18,9 @@ class Kind(StrEnum):
     BYPASS = "bypass"  # a blob streamed through unstored
     STORED = "stored"  # a blob was verified and published on disk
     EVICTED = "evicted"
-    CORRUPT = "corrupt"  # what upstream sent does not hash to its digest
+    CORRUPT = "corrupt"  # what upstream sent, or what is on disk, does not hash to its digest
+    DEGRADED = "degraded"  # the disk refuses writes: nothing is stored for the time being
+    RECOVERED = "recovered"  # the end of that
     PUSHED_BLOB = "pushed-blob"
     PUSHED_MANIFEST = "pushed-manifest"
     REWRITTEN = "rewritten"  # a legacy cache manifest was stored as an image manifest

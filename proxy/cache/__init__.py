@@ -5,15 +5,19 @@ Nothing here knows manifests, what HTTP is, or where bytes come from.
 
 from proxy.cache.errors import CacheError, FillFailed, NoSpace, WrongDigest
 from proxy.cache.fill import Fill
+from proxy.cache.inspection import Audit, Checked
 from proxy.cache.records import RecordStore
 from proxy.cache.secret import load_secret
 from proxy.cache.sources import Source, SourceStream
 from proxy.cache.spool import Spool
-from proxy.cache.store import BlobStore, PinnedBlob
+from proxy.cache.store import BlobStore
+from proxy.cache.values import PinnedBlob, StoredBlob, Usage
 
 __all__ = [
+    "Audit",
     "BlobStore",
     "CacheError",
+    "Checked",
     "Fill",
     "FillFailed",
     "NoSpace",
@@ -22,6 +26,8 @@ __all__ = [
     "Source",
     "SourceStream",
     "Spool",
+    "StoredBlob",
+    "Usage",
     "WrongDigest",
     "load_secret",
 ]

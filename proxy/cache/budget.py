@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
-from proxy.cache.policy import Entry, Policy
+from proxy.cache.layout import is_kept, is_partial, is_quarantined
+from proxy.cache.policy import Entry, Lru, Policy
 
 # What the file system adds to a file: rounding to blocks, a block for its extents, perhaps a
 # directory made for it. One part in a thousand covers the extents of badly fragmented large files.
@@ -28,24 +31,40 @@ class Budget:
     Invariant: `used + reserved <= limit` ever since both began below it: reservations are granted
     only within the limit, and what is written against one is never more than it. `used` holds the
     entries, `overhead` (what is never evicted: directories, files that are not ours) and what is
-    leaving (no entry any more, but not yet unlinked).
+    leaving (no entry any more, but not yet unlinked). `written` is the part of `reserved` that is
+    on disk already.
+
+    There is a second bound, the file system's: `floor` bytes of it stay free. How much is free is
+    `observe`d now and then, and counted down from there.
+
+    Leftovers (partial and quarantined blobs) are evicted before anything that the policy orders,
+    and the records that take a client's help to bring back after all of it.
     """
 
-    def __init__(self, limit: int, policy: Policy) -> None:
+    def __init__(self, limit: int, policy: Policy, *, floor: int = 0) -> None:
         self.limit = limit
+        self.floor = floor
         self.used = 0
         self.reserved = 0
+        self.written = 0
+        self._leftovers = Lru()
         self._policy = policy
+        self._kept = Lru()
         self._spare = min(_SPARE_MAX, limit // _SPARE_PART)
         self._pins: dict[bytes, int] = {}
         self._evictable = 0
+        self._headroom: int | None = None  # above the floor; None: not known
+        self._granted = 0  # by all reservations ever
 
     # Room
 
     @property
     def excess(self) -> int:
-        """The bytes beyond the limit; more than 0 only when the disk held too much at start-up."""
-        return max(0, self.used + self.reserved - self.limit)
+        """The bytes beyond a bound.
+
+        More than 0 only when the disk held too much at start-up, or others fill the file system.
+        """
+        return max(0, self.used + self.reserved - self.limit, -(self._headroom or 0))
 
     def shortage(self, need: int, *, urgent: bool = False) -> int:
         """How many bytes must go before `need` more fit; 0 when they fit.
@@ -53,26 +72,58 @@ class Budget:
         `urgent` needs may use the part of the budget that is kept back for them.
         """
         limit = self.limit if urgent else self.limit - self._spare
-        return max(0, self.used + self.reserved + need - limit)
+        return max(0, self.used + self.reserved + need - limit, self.floor_shortage(need))
+
+    def floor_shortage(self, need: int) -> int:
+        """How many bytes must go before the file system has room for `need` above the floor."""
+        return 0 if self._headroom is None else max(0, need - self._headroom)
 
     def reserve(self, need: int) -> None:
         """Count `need` bytes as taken; the caller has seen that there is no shortage."""
         self.reserved += need
+        self._granted += need
+        self._free(-need)
 
-    def release(self, reserved: int) -> None:
-        """Give a reservation back."""
+    def write(self, size: int) -> None:
+        """So many bytes of a reservation have come to be on disk."""
+        self.written += size
+
+    def release(self, reserved: int, written: int = 0) -> None:
+        """Give a reservation back, of which so much was written."""
         self.reserved -= reserved
+        self.written -= written
+        self._free(reserved - written)
 
     def charge(self, overhead: int) -> None:
         """Count bytes that are on disk and never evicted; less than 0 when they are gone."""
         self.used += overhead
 
-    def victims(self, shortage: int) -> list[bytes] | None:
-        """What to evict so that `shortage` bytes are freed; None when that much cannot be."""
-        if shortage > self._evictable:
+    def mark(self) -> tuple[int, int]:
+        """To be taken before the file system is asked what is free, and given to `observe`."""
+        return self.reserved - self.written, self._granted
+
+    def observe(self, free: int, mark: tuple[int, int]) -> None:
+        """The file system has `free` bytes left, asked for after `mark` was taken.
+
+        What is reserved and not written is as good as taken; what was written or granted since the
+        mark is counted twice rather than not at all.
+        """
+        unwritten, granted = mark
+        self._headroom = free - self.floor - unwritten - (self._granted - granted)
+
+    def _free(self, size: int) -> None:
+        if self._headroom is not None:
+            self._headroom += size
+
+    def victims(self, shortage: int, *, partly: bool = False) -> list[bytes] | None:
+        """What to evict so that `shortage` bytes are freed; None when that much cannot be.
+
+        `partly`: what can be freed then.
+        """
+        if shortage > self._evictable and not partly:
             return None
         chosen: list[bytes] = []
-        for key, entry in self._policy.candidates():
+        for key, entry in self._candidates():
             if shortage <= 0:
                 break
             if key not in self._pins:
@@ -80,27 +131,40 @@ class Budget:
                 shortage -= entry.disk
         return chosen
 
+    def _candidates(self) -> Iterator[tuple[bytes, Entry]]:
+        tables = (self._leftovers, self._policy, self._kept)
+        return chain.from_iterable(table.candidates() for table in tables)
+
     # Entries
 
     def __len__(self) -> int:
-        return len(self._policy)
+        return len(self._leftovers) + len(self._policy) + len(self._kept)
 
-    def add(self, key: bytes, entry: Entry) -> None:
-        """A file that is on disk and may be evicted."""
-        self._policy.add(key, entry)
+    def entries(self) -> Iterator[tuple[bytes, Entry, int]]:
+        """All, with their marks: added again in this order, they are evicted in the same order."""
+        tables = (self._leftovers, self._policy, self._kept)
+        return chain.from_iterable(table.entries() for table in tables)
+
+    def leftovers(self) -> Iterator[tuple[bytes, Entry]]:
+        """The partial and the quarantined blobs."""
+        return self._leftovers.candidates()
+
+    def add(self, key: bytes, entry: Entry, *, mark: int = 0) -> None:
+        """A file that is on disk and may be evicted; `mark` as `entries` gave it."""
+        self._table(key).add(key, entry, mark=mark)
         self.used += entry.disk
         if key not in self._pins:
             self._evictable += entry.disk
 
     def find(self, key: bytes) -> Entry | None:
-        return self._policy.find(key)
+        return self._table(key).find(key)
 
     def use(self, key: bytes) -> None:
-        self._policy.use(key)
+        self._table(key).use(key)
 
     def leave(self, key: bytes) -> Entry | None:
         """Take an entry out of sight; its bytes stay counted until `gone`."""
-        entry = self._policy.remove(key)
+        entry = self._table(key).remove(key)
         if entry is not None and key not in self._pins:
             self._evictable -= entry.disk
         return entry
@@ -108,6 +172,14 @@ class Budget:
     def gone(self, entry: Entry) -> None:
         """The file of an entry that left is off the disk."""
         self.used -= entry.disk
+        self._free(entry.disk)
+
+    def _table(self, key: bytes) -> Policy:
+        if is_kept(key):
+            return self._kept
+        if is_partial(key) or is_quarantined(key):
+            return self._leftovers
+        return self._policy
 
     # Pins
 
@@ -131,5 +203,5 @@ class Budget:
         return key in self._pins
 
     def _disk_of(self, key: bytes) -> int:
-        entry = self._policy.find(key)
+        entry = self.find(key)
         return 0 if entry is None else entry.disk

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -28,13 +28,14 @@ def open_write(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
-def append(fd: int, data: bytes, position: int, hasher: _Hash) -> None:
+def append(fd: int, data: bytes, position: int, hasher: _Hash | None = None) -> None:
     """Write all of `data` at `position`, then hash it: an error leaves the hash where it stood."""
     view = memoryview(data)
     written = 0
     while written < len(view):
         written += os.pwrite(fd, view[written:], position + written)
-    hasher.update(view)
+    if hasher is not None:
+        hasher.update(view)
 
 
 def hash_range(fd: int, start: int, end: int, hasher: _Hash) -> int:
@@ -60,6 +61,27 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def remove_all(paths: Iterable[str]) -> list[OSError | None]:
+    """Unlink files; what stood in the way, for each of them."""
+    errors: list[OSError | None] = []
+    for path in paths:
+        try:
+            remove(path)
+        except OSError as error:
+            errors.append(error)
+        else:
+            errors.append(None)
+    return errors
+
+
+def move(fd: int, path: str, target: str) -> os.stat_result:
+    """Make an open file durable and rename it; gives its status."""
+    os.fsync(fd)
+    make_directory(os.path.dirname(target))
+    os.rename(path, target)
+    return os.stat(target)
+
+
 def make_directory(path: str) -> None:
     """Make a directory and those above it, for this user only."""
     with suppress(FileExistsError):
@@ -70,15 +92,27 @@ def make_directory(path: str) -> None:
             os.mkdir(path, 0o700)
 
 
-def directory_bytes(path: str) -> dict[str, int]:
-    """What a directory and the one above it take on disk; 0 for one that is not there."""
+def directory_bytes(paths: Iterable[str]) -> dict[str, int]:
+    """What directories take on disk; 0 for one that is not there."""
     sizes = {}
-    for directory in (path, os.path.dirname(path)):
+    for path in paths:
         try:
-            sizes[directory] = disk_bytes(os.stat(directory))
+            sizes[path] = disk_bytes(os.stat(path))
         except OSError:
-            sizes[directory] = 0
+            sizes[path] = 0
     return sizes
+
+
+def free_bytes(path: str) -> int | None:
+    """What a user may still write to the file system; None where it does not say."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize if status.f_blocks else None
+
+
+def whole_bytes(path: str) -> int:
+    """The size of the file system."""
+    status = os.statvfs(path)
+    return status.f_blocks * status.f_frsize
 
 
 def read_whole(path: str) -> bytes:
@@ -100,7 +134,7 @@ def replace(path: str, target: str, data: bytes) -> tuple[os.stat_result, int]:
     remove(path)
     fd = create(path)
     try:
-        append(fd, data, 0, hashlib.sha256())
+        append(fd, data, 0)
         os.fsync(fd)
         status = os.fstat(fd)
     except BaseException:

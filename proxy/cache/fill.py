@@ -1,45 +1,47 @@
-"""A blob on its way into the cache: one task writes, any number of readers follow.
+"""A blob on its way into the cache: one task fetches, writes and verifies, readers follow.
 
-The task belongs to the store. Readers come and go at their own speed and change nothing; none of
-them holds the source or another reader up.
+The task belongs to the store. What a fill that breaks off leaves on disk, the next one goes on
+with.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack, aclosing
+from typing import Final
 
-from proxy.cache.disk import SharedFile, Signal, to_the_end
+from proxy.cache.disk import SharedFile, to_the_end
 from proxy.cache.errors import Corrupt, DiskFailed, FillFailed, NoSpace
-from proxy.cache.files import READ_BYTES, create, open_read, remove
-from proxy.cache.layout import blob_key
+from proxy.cache.files import create, disk_bytes, open_write, remove
+from proxy.cache.layout import blob_key, partial_key
+from proxy.cache.policy import Entry
+from proxy.cache.reader import Progress, Reader, read, tell, total_of, verify
+from proxy.cache.room import Room
 from proxy.cache.sources import Source, Tap
-from proxy.cache.space import Room, Space
+from proxy.cache.space import Space
 from proxy.cache.writer import Writer
-from proxy.events import Event, Kind
+from proxy.errors import RangeInvalid
+from proxy.events import Kind
 from proxy.oci import Digest
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
+# Less than this is not worth a file that waits for someone to go on with it.
+_WORTH: Final = 64 * 1024
+# What is left of an earlier time is cut to whole pages, so that at least its last byte comes anew:
+# a range that begins at the end of a blob is none.
+_PAGE: Final = 4096
 
-# A reader that begins further ahead than this of what has come goes to the source by itself.
-FAR_AHEAD: Final = 16 * 1024 * 1024
-# What is withheld until the digest is verified: enough that nobody takes a compressed stream, whose
-# last bytes are its checksum, for a whole one.
-TAIL: Final = 16 * 1024
+
+class _Shorter(Exception):
+    """The blob is no longer than what there was of it, which must be of something else."""
 
 
 class Fill:
     """One blob being fetched, or the end of that.
 
-    `position` is how many of its bytes are on disk. While the fill runs it only grows; it ends in
-    one of three ways: stored, failed (`_failure` is set, and every reader gets it), or unstored:
-    there is no room or the disk refuses, and readers go on from the source, each at its own offset.
-
-    Invariant: a fill is in the store's table exactly until it has ended, and nothing of it is on
-    disk under its temporary name from then on.
+    Invariants: a fill is in the store's table until it has ended or is given up; from its first
+    step to its end nobody else is at its partial file.
     """
 
     def __init__(
@@ -50,23 +52,22 @@ class Fill:
         *,
         size: int | None,
         ended: Callable[[Fill], None],
+        abandon_below: int = 0,
     ) -> None:
+        """`ended` is called once, as it ends or is given up: which happens when all readers have
+        left and fewer than `abandon_below` bytes have come.
+        """
         self.digest = digest
         self.source = source
-        self.position = 0
-        self._latest = b""  # the bytes just before `position`, for readers who keep up
         self._space = space
         self._key = blob_key(digest)
-        self._total = size
-        self._report_end = ended
-        self._hasher: _Hash = digest.hasher()
-        self._signal = Signal()
-        self._opened = False
-        self._verified = False
-        self._stored = False
-        self._ended = False
-        self._failure: Exception | None = None
-        self._file: SharedFile | None = None
+        self._partial = partial_key(self._key)
+        self._path = space.layout.path_of(self._partial)
+        self._progress = Progress(digest, size)
+        self._report_end: Callable[[Fill], None] | None = ended
+        self._abandon_below = abandon_below
+        self._readers = 0
+        self._claimed = False
         self._room: Room | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -74,11 +75,17 @@ class Fill:
     def of_stored(cls, space: Space, digest: Digest, source: Source, size: int) -> Fill:
         """A fill that has ended well already: the blob is on disk."""
         fill = cls(space, digest, source, size=size, ended=lambda _: None)
-        fill.position = size
-        fill._opened = fill._verified = fill._stored = fill._ended = True
+        progress = fill._progress
+        progress.position = size
+        progress.opened = progress.verified = progress.stored = progress.ended = True
         return fill
 
     # For readers
+
+    @property
+    def position(self) -> int:
+        """How many of its bytes are on disk."""
+        return self._progress.position
 
     @property
     def is_whole(self) -> bool:
@@ -86,159 +93,46 @@ class Fill:
 
         It is so some time before the store finds the blob: its file must be made durable first.
         """
-        return self._verified and (self._stored or not self._ended)
+        return self._progress.verified and (self._progress.stored or not self._progress.ended)
 
     async def total(self) -> int | None:
         """The blob's size in bytes, None while nobody knows it; waits for the source's answer.
 
         Raises what the source raises when it is first opened, unchanged.
         """
-        while not self._opened and not self._ended:
-            await self._signal.wait()
-        if not self._opened and self._failure is not None:
-            raise self._failure
-        return self.position if self._verified else self._total
+        self._readers += 1
+        try:
+            return await total_of(self._progress)
+        finally:
+            self._leave()
 
-    async def reader(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+    def reader(self, start: int = 0, end: int | None = None) -> Reader:
         """The bytes from `start` up to `end` (exclusive, None: the end of the blob), as they come.
 
-        The last bytes of the blob are withheld until its digest is verified. A range that ends
-        before them is not protected like that, nor is one that goes to the source by itself from
-        the middle of the blob. Raises `FillFailed` naming the digest, or what the source raises
-        when it is opened.
+        To be closed by the caller, even if it reads nothing. See `reader.read`.
         """
-        total = await self.total()
-        stop = end if total is None else min(total, total if end is None else end)
-        at = start if stop is None else min(start, stop)
-        if self._verified or at - self.position <= FAR_AHEAD:
-            async with aclosing(self._follow(at, stop)) as pieces:
-                async for piece in pieces:
-                    at += len(piece)
-                    yield piece
-            if self._is_complete(at, stop):
-                return
-        async with aclosing(self._straight(at, stop)) as pieces:
-            async for piece in pieces:
-                yield piece
+        self._readers += 1
+        return Reader(read(self._space, self.source, self._progress, start, end), self._leave)
 
-    async def _follow(self, at: int, stop: int | None) -> AsyncGenerator[bytes, None]:
-        """What the file has and gets of a range; ends early where the reader must go elsewhere."""
-        file = await self._hold_file()
-        if file is None:
-            return
-        try:
-            while not self._is_complete(at, stop):
-                if self._failure is not None:
-                    raise self._failure
-                limit = self._limit(stop)
-                if at < limit:
-                    piece = self._recall(at, limit) or await file.read(at, limit)
-                    at += len(piece)
-                    yield piece
-                elif self._ended:
-                    return
-                else:
-                    await self._signal.wait()
-        except DiskFailed as error:
-            self._space.trouble(f"cannot read {self.digest}: {error}", self.digest)
-        finally:
-            file.drop()
+    def _leave(self) -> None:
+        self._readers -= 1
+        if self._readers == 0 and self._abandon_below:
+            # Who has waited for the size comes back as a reader in the same step.
+            asyncio.get_running_loop().call_soon(self._abandon)
 
-    def _recall(self, at: int, limit: int) -> bytes:
-        """What memory has from `at` on, as much as one read is for; empty where only disk has it.
-
-        A reader who keeps up gets what was written last without a trip to a thread.
-        """
-        begin = at - (self.position - len(self._latest))
-        if begin < 0:
-            return b""
-        return self._latest[begin : begin + min(limit - at, READ_BYTES)]
-
-    async def _hold_file(self) -> SharedFile | None:
-        """The file to read from, held for the caller; None when there is none (any more)."""
-        while self._file is None and not self._ended:
-            await self._signal.wait()
-        if self._file is not None:
-            self._file.hold()
-            return self._file
-        if self._failure is not None:
-            raise self._failure
-        if self._space.find(self._key) is None or not self._stored:
-            return None
-        self._space.pin(self._key)
-        try:
-            fd = await self._space.disk.open(open_read, self._space.layout.path_of(self._key))
-        except OSError as error:
-            self._space.unpin(self._key)
-            self._space.trouble(f"cannot open {self.digest}: {error}", self.digest)
-            return None
-        except asyncio.CancelledError:
-            self._space.unpin(self._key)
-            raise
-        return SharedFile(self._space.disk, fd, lambda: self._space.unpin(self._key))
-
-    async def _straight(self, at: int, stop: int | None) -> AsyncGenerator[bytes, None]:
-        """A range from the source, unstored; verified where all before it was, up to the end."""
-        hasher = self._hash_at(at) if self._reaches_end(stop) else None
-        kept = b""
-        async with Tap(self.source, self.digest, at, expected=self._total) as tap:
-            if self._total not in (None, tap.total):
-                raise FillFailed(f"{self.digest}: its size was {self._total} and is {tap.total}")
-            async with aclosing(tap.chunks()) as chunks:
-                async for chunk in chunks:
-                    if hasher is None:
-                        piece = chunk if stop is None else chunk[: stop - at]
-                    else:
-                        await self._space.disk.run(hasher.update, chunk)
-                        whole = tap.position if tap.total is None else tap.total
-                        kept += chunk
-                        free = max(0, whole - TAIL - at)
-                        piece, kept = kept[:free], kept[free:]
-                    if piece:
-                        at += len(piece)
-                        yield piece
-                    if hasher is None and at == stop:
-                        return
-        if hasher is not None:
-            try:
-                _verify(self.digest, hasher)
-            except Corrupt as error:
-                self._tell(Kind.CORRUPT, str(error))
-                raise
-            if kept:
-                yield kept
-
-    # What a reader may have
-
-    def _reaches_end(self, stop: int | None) -> bool:
-        return stop is None or stop >= (self.position if self._total is None else self._total)
-
-    def _limit(self, stop: int | None) -> int:
-        """The offset up to which a reader may read now."""
-        # Where it has ended unstored, the rest comes from the source and is withheld there.
-        if self._verified or self._ended or not self._reaches_end(stop):
-            return self.position if stop is None else min(stop, self.position)
-        whole = self.position if self._total is None else self._total
-        return max(0, min(self.position, whole - TAIL))
-
-    def _is_complete(self, at: int, stop: int | None) -> bool:
-        """Whether a reader who stands at `at` has all of its range, and may be told so."""
-        if self._verified:
-            return at >= (self.position if stop is None else min(stop, self.position))
-        return stop is not None and at >= stop and not self._reaches_end(stop)
-
-    def _hash_at(self, at: int) -> _Hash | None:
-        """A hash that stands at an offset, where there is one that nobody else uses."""
-        if at == 0:
-            return self.digest.hasher()
-        if at == self.position and self._ended:
-            return self._hasher.copy()
-        return None
+    def _abandon(self) -> None:
+        unwanted = self._readers == 0 and self._progress.position < self._abandon_below
+        if unwanted and not self._progress.verified and self._report_end is not None:
+            # Out of the table first: nobody joins a fill that is being given up.
+            self._report()
+            if self._task is not None:
+                self._task.cancel()
 
     # The writer
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[None]:
         self._task = asyncio.create_task(self._run())
+        return self._task
 
     async def close(self) -> None:
         """Stop, and wait for that."""
@@ -247,45 +141,123 @@ class Fill:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
+        progress = self._progress
         failure: Exception | None = None
+        keep = False
         try:
-            async with Tap(self.source, self.digest, expected=self._total) as tap:
-                self._total = tap.total
-                self._opened = True
-                self._signal.wake()
-                await self._receive(tap)
-            _verify(self.digest, self._hasher)
-            self._verified = True
-            self._signal.wake()
+            no_room = await self._take_up()
+            try:
+                await self._fetch(progress.position, no_room)
+            except _Shorter:
+                await self._drop_partial()
+                await self._fetch(0, no_room)
+            verify(self.digest, progress.hasher)
+            progress.verified = True
+            progress.signal.wake()
             await self._publish()
         except asyncio.CancelledError:
-            failure = FillFailed(f"{self.digest}: the cache was closed while it was being fetched")
+            why = "given up, since nobody wanted it" if self._report_end is None else "ended"
+            failure = FillFailed(f"{self.digest}: its download was {why}")
+            keep = True
             raise
         except NoSpace as error:
-            detail = f"streamed through unstored: {error}"
-            self._tell(Kind.BYPASS, detail)
+            tell(self._space, progress, Kind.BYPASS, f"streamed through unstored: {error}")
         except DiskFailed as error:
-            self._space.trouble(f"{self.digest} is not stored: {error}", self.digest)
+            self._space.trouble(f"{self.digest} is not stored: {error}", self.digest, cause=error)
         except Corrupt as error:
-            self._tell(Kind.CORRUPT, str(error))
+            tell(self._space, progress, Kind.CORRUPT, str(error))
             failure = error
         except Exception as error:  # noqa: BLE001 the source's: it is for the readers to raise
             failure = error
+            keep = True
         finally:
-            await to_the_end(self._end(failure))
+            await to_the_end(self._end(failure, keep=keep))
+
+    async def _take_up(self) -> NoSpace | None:
+        """Go on with what there is of the blob from an earlier time.
+
+        Gives the reason if nothing can be stored now: the source is asked for the size all the
+        same.
+        """
+        space = self._space
+        try:
+            await space.admit()
+        except NoSpace as error:
+            return error
+        entry = await space.claim(self._partial)
+        self._claimed = True
+        if entry is None:
+            return None
+        self._room = space.reserved_for(entry)
+        try:
+            fd = await space.disk.open(open_write, self._path)
+        except OSError as error:
+            space.trouble(f"cannot go on with {self._path}: {error}", self.digest)
+            await self._drop_partial()
+            return None
+        self._progress.file = SharedFile(space.disk, fd)
+        try:
+            self._progress.position = await space.disk.run(_cut, fd)
+        except OSError as error:
+            space.trouble(f"cannot go on with {self._path}: {error}", self.digest)
+        if self._progress.position == 0:
+            await self._drop_partial()
+        return None
+
+    async def _drop_partial(self) -> None:
+        """Begin anew: nobody reads yet."""
+        file, self._progress.file = self._progress.file, None
+        self._progress.position = 0
+        if file is not None:
+            file.drop()
+        room, self._room = self._room, None
+        if await self._removed() and room is not None:
+            room.release()
+
+    async def _fetch(self, start: int, no_room: NoSpace | None) -> None:
+        """Have the blob's bytes from `start` on in the file; raises `NoSpace`, `DiskFailed`.
+
+        Raises `_Shorter` where the blob ends before that, and nobody has been told anything.
+        """
+        progress = self._progress
+        async with AsyncExitStack() as stack:
+            tap = Tap(self.source, self.digest, start, expected=progress.total)
+            try:
+                await stack.enter_async_context(tap)
+            except RangeInvalid as error:
+                if start == 0:
+                    raise
+                raise _Shorter from error
+            if start and tap.total is not None and tap.total <= start:
+                raise _Shorter
+            progress.total = tap.total
+            progress.opened = True
+            progress.signal.wake()
+            if no_room is not None:
+                raise no_room
+            await self._receive(tap)
 
     async def _receive(self, tap: Tap) -> None:
-        """Write what comes until it is whole; raises `NoSpace` or `DiskFailed`."""
-        space = self._space
-        self._room = await space.reserve(tap.total or 0)
-        path = space.layout.incoming_of(self._key)
-        try:
-            fd = await space.disk.open(create, path)
-        except OSError as error:
-            raise DiskFailed(f"cannot create {path}: {error}") from error
-        self._file = SharedFile(space.disk, fd)
-        self._signal.wake()
-        writer = Writer(space.disk, fd, self._hasher, self._progress)
+        space, progress = self._space, self._progress
+        if self._room is None:
+            self._room = await space.reserve(tap.total or 0)
+        else:
+            await self._room.grow(max(tap.total or 0, progress.position))
+        if progress.file is None:
+            try:
+                fd = await space.disk.open(create, self._path)
+            except OSError as error:
+                raise DiskFailed(f"cannot create {self._path}: {error}") from error
+            progress.file = SharedFile(space.disk, fd)
+        progress.signal.wake()
+        writer = Writer(
+            space.disk,
+            progress.file.fd,
+            progress.hasher,
+            self._wrote,
+            position=progress.position,
+        )
+        progress.hashed = lambda: writer.hashed
         try:
             async with aclosing(tap.chunks()) as chunks:
                 async for chunk in chunks:
@@ -298,67 +270,92 @@ class Fill:
         finally:
             await to_the_end(writer.stop())
 
-    def _progress(self, batch: bytes) -> None:
-        self.position += len(batch)
-        self._latest = batch
-        self._signal.wake()
+    def _wrote(self, batch: bytes) -> None:
+        assert self._room is not None  # noqa: S101 it was made before the file
+        self._room.wrote(len(batch))
+        self._progress.position += len(batch)
+        self._progress.latest = batch
+        self._progress.signal.wake()
 
     async def _publish(self) -> None:
-        assert self._file is not None and self._room is not None  # noqa: S101, PT018 received
-        path = self._space.layout.incoming_of(self._key)
-        await self._space.move_in(self._key, self._file.fd, path, self._room, arrived=self._arrived)
+        file, room = self._progress.file, self._room
+        assert file is not None and room is not None  # noqa: S101, PT018 received
+        await self._space.move_in(self._key, file.fd, self._path, room, arrived=self._arrived)
 
     def _arrived(self, new: bool) -> None:
-        assert self._file is not None  # noqa: S101 it was moved
-        self._stored = True
-        # For the readers that are at it: the last one's leaving lets it be evicted.
-        self._space.pin(self._key)
-        self._file.then = lambda: self._space.unpin(self._key)
+        assert self._progress.file is not None  # noqa: S101 it was moved
+        self._progress.stored = True
+        self._pin_for_readers(self._key)
         self._finish(None)
         if new:
-            self._tell(Kind.STORED)
+            tell(self._space, self._progress, Kind.STORED)
 
-    async def _end(self, failure: Exception | None) -> None:
-        """Clear up after a fill that did not arrive."""
-        if self._ended:
+    def _pin_for_readers(self, key: bytes) -> None:
+        """Let the last one's leaving be what lets the file be evicted."""
+        if self._progress.file is not None:
+            self._space.pin(key)
+            self._progress.file.then = lambda: self._space.unpin(key)
+
+    async def _end(self, failure: Exception | None, *, keep: bool) -> None:
+        """Clear up after a fill that did not arrive; what it has may be left for the next one."""
+        if self._progress.ended:
             return
-        room = self._room
-        if room is not None and await self._removed():
-            if self._file is None:
+        room, file = self._room, self._progress.file
+        left = None
+        if keep and file is not None:
+            left = await self._worth_keeping(file)
+        if left is not None and room is not None:
+            room.release()
+            self._space.add(self._partial, left)
+            self._pin_for_readers(self._partial)
+        elif room is not None and await self._removed():
+            if file is None:
                 room.release()
             else:
                 # Its blocks are in use until the last reader has left.
-                self._file.then = room.release
+                file.then = room.release
         self._finish(failure)
+
+    async def _worth_keeping(self, file: SharedFile) -> Entry | None:
+        try:
+            status = await self._space.disk.run(os.fstat, file.fd)
+        except OSError as error:
+            self._space.trouble(f"cannot look at {self._path}: {error}", self.digest)
+            return None
+        return Entry(status.st_size, disk_bytes(status)) if status.st_size >= _WORTH else None
 
     def _finish(self, failure: Exception | None) -> None:
         # No await in here: whoever finds the fill in the table finds it running.
-        file, self._file = self._file, None
-        self._latest = b""
-        self._failure = failure
-        self._ended = True
-        self._report_end(self)
+        progress = self._progress
+        file, progress.file = progress.file, None
+        progress.latest = b""
+        progress.failure = failure
+        progress.ended = True
+        self._report()
+        if self._claimed:
+            self._space.vacate(self._partial)
         if file is not None:
             file.drop()
-        self._signal.wake()
+        progress.signal.wake()
+
+    def _report(self) -> None:
+        if self._report_end is not None:
+            report, self._report_end = self._report_end, None
+            report(self)
 
     async def _removed(self) -> bool:
         """Unlink what was written; where that fails, its room stays taken."""
-        path = self._space.layout.incoming_of(self._key)
         try:
-            await self._space.disk.run(remove, path)
+            await self._space.disk.run(remove, self._path)
         except OSError as error:
-            self._space.trouble(f"cannot remove {path}: {error}", self.digest)
+            self._space.trouble(f"cannot remove {self._path}: {error}", self.digest)
             return False
         return True
 
-    def _tell(self, kind: Kind, detail: str = "") -> None:
-        self._space.events.emit(
-            Event(kind, reference=self.digest, size=self._total or self.position, detail=detail)
-        )
 
-
-def _verify(digest: Digest, hasher: _Hash) -> None:
-    actual = Digest.of_hash(hasher)
-    if actual != digest:
-        raise Corrupt(f"the bytes that came as {digest} hash to {actual}")
+def _cut(fd: int) -> int:
+    """Cut a file to whole pages, fewer than there are; gives how many bytes are left."""
+    size = os.fstat(fd).st_size
+    left = max(0, size - 1) // _PAGE * _PAGE
+    os.ftruncate(fd, left)
+    return left

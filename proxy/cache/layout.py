@@ -6,6 +6,9 @@
     records/<kind>/ab/<hex>   small things, each with a checksum
     uploads/<name>            uploads on their way
     incoming/                 whatever is not whole yet; moved out by a rename
+    quarantine/               blobs that were found damaged
+    checkpoint                what a clean stop left: all of the above that was there then
+    control.sock              where the command line finds the process
 
 No name here ends in `.gz` or `.br`: a file server may take such a file for another's twin. In
 memory a file goes by a short key: a letter, and what its path is made of.
@@ -26,8 +29,10 @@ from proxy.oci import Digest
 _ALGORITHMS: Final = {"sha256": b"2", "sha512": b"5"}
 _RECORD: Final = b"r"
 _UPLOAD: Final = b"u"
+_PARTIAL: Final = b"p"
+_QUARANTINED: Final = b"q"
 
-# Kinds of records that nothing could bring back: they are never evicted.
+# Kinds of records that take a client's help to bring back: they go last.
 _KEPT_KINDS: Final = frozenset({"alias"})
 
 _UPLOAD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -44,12 +49,19 @@ class Layout:
         self.records = f"{self.root}/records"
         self.uploads = f"{self.root}/uploads"
         self.incoming = f"{self.root}/incoming"
+        self.quarantine = f"{self.root}/quarantine"
         self.secret = f"{self.root}/secret"
+        self.checkpoint = f"{self.root}/checkpoint"
+        self.control = f"{self.root}/control.sock"
         self.lock = f"{self.root}/lock"
 
     def path_of(self, key: bytes) -> str:
         if key.startswith(_UPLOAD):
             return f"{self.uploads}/{key[1:].decode()}"
+        if key.startswith(_PARTIAL):
+            return f"{self.incoming}/{_flat_name(key[1:])}"
+        if key.startswith(_QUARANTINED):
+            return f"{self.quarantine}/{_flat_name(key[1:])}"
         if key.startswith(_RECORD):
             kind, _, rest = key[1:].partition(b"/")
             hexed = rest.hex()
@@ -59,13 +71,18 @@ class Layout:
 
     def incoming_of(self, key: bytes) -> str:
         """Where a file is written before it is whole. One writer per key."""
-        return f"{self.incoming}/{_incoming_name(key)}"
+        return f"{self.incoming}/{_flat_name(key)}"
+
+    def name_of(self, path: str) -> str:
+        """A path in the directory, below the root."""
+        return path[len(self.root) + 1 :]
 
     def create(self) -> None:
         """Make the directories; raises `CacheError` where that cannot be done."""
         try:
             os.makedirs(os.path.dirname(self.root), exist_ok=True)
-            for path in (self.root, self.blobs, self.records, self.uploads, self.incoming):
+            folders = (self.blobs, self.records, self.uploads, self.incoming, self.quarantine)
+            for path in (self.root, *folders):
                 with suppress(FileExistsError):
                     os.mkdir(path, 0o700)
                 if not os.path.isdir(path):
@@ -77,7 +94,7 @@ class Layout:
             raise _unusable(self.root, error) from error
 
 
-def _incoming_name(key: bytes) -> str:
+def _flat_name(key: bytes) -> str:
     if key.startswith(_RECORD):
         kind, _, rest = key[1:].partition(b"/")
         return f"{kind.decode()}-{rest.hex()}"
@@ -85,10 +102,10 @@ def _incoming_name(key: bytes) -> str:
     return f"{digest.algorithm}-{digest.hex}"
 
 
-def is_incoming_name(name: str) -> bool:
-    """Whether a file of that name in `incoming` is one of ours."""
+def is_leftover(name: str) -> bool:
+    """Whether a file of that name in `incoming` is ours, and of no use to anybody."""
     kind, _, hexed = name.partition("-")
-    known = kind in _ALGORITHMS or _KIND.fullmatch(kind) is not None
+    known = kind not in _ALGORITHMS and _KIND.fullmatch(kind) is not None
     return known and _HEX.fullmatch(hexed) is not None
 
 
@@ -100,8 +117,31 @@ def is_blob(key: bytes) -> bool:
     return key[:1] in _ALGORITHMS.values()
 
 
-def is_evictable(key: bytes) -> bool:
-    return not key.startswith(_RECORD) or key[1:].partition(b"/")[0].decode() not in _KEPT_KINDS
+def is_upload(key: bytes) -> bool:
+    return key.startswith(_UPLOAD)
+
+
+def partial_key(blob: bytes) -> bytes:
+    """The key of what there is of a blob that is not whole."""
+    return _PARTIAL + blob
+
+
+def is_partial(key: bytes) -> bool:
+    return key.startswith(_PARTIAL)
+
+
+def quarantine_key(blob: bytes) -> bytes:
+    """The key of a blob that turned out to be damaged."""
+    return _QUARANTINED + blob
+
+
+def is_quarantined(key: bytes) -> bool:
+    return key.startswith(_QUARANTINED)
+
+
+def is_kept(key: bytes) -> bool:
+    """Whether it is evicted only when nothing else can be."""
+    return key.startswith(_RECORD) and key[1:].partition(b"/")[0].decode() in _KEPT_KINDS
 
 
 def digest_of(key: bytes) -> Digest:
@@ -133,6 +173,10 @@ def key_at(relative: str) -> bytes | None:
         match parts:
             case ["uploads", name]:
                 return upload_key(name)
+            case ["incoming" | "quarantine" as folder, name]:
+                algorithm, _, hexed = name.partition("-")
+                prefix = _PARTIAL if folder == "incoming" else _QUARANTINED
+                return prefix + blob_key(Digest.parse(f"{algorithm}:{hexed}"))
             case ["blobs", algorithm, shard, hexed] if hexed.startswith(shard) and len(shard) == 2:
                 return blob_key(Digest.parse(f"{algorithm}:{hexed}"))
             case ["records", kind, shard, hexed] if hexed.startswith(shard) and len(shard) == 2:

@@ -24,7 +24,7 @@ class Policy(Protocol):
 
     def __len__(self) -> int: ...
 
-    def add(self, key: bytes, entry: Entry) -> None:
+    def add(self, key: bytes, entry: Entry, *, mark: int = 0) -> None:
         """A key that is not in the table."""
 
     def find(self, key: bytes) -> Entry | None:
@@ -38,6 +38,9 @@ class Policy(Protocol):
     def candidates(self) -> Iterator[tuple[bytes, Entry]]:
         """Everything, what is to go first first; the table must not change meanwhile."""
 
+    def entries(self) -> Iterator[tuple[bytes, Entry, int]]:
+        """Everything with its mark (0 to 255), in an order that `add` restores the table by."""
+
 
 class Lru:
     """Least recently used goes first."""
@@ -48,7 +51,7 @@ class Lru:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, key: bytes, entry: Entry) -> None:
+    def add(self, key: bytes, entry: Entry, *, mark: int = 0) -> None:
         self._entries[key] = entry
 
     def find(self, key: bytes) -> Entry | None:
@@ -62,3 +65,6 @@ class Lru:
 
     def candidates(self) -> Iterator[tuple[bytes, Entry]]:
         return iter(self._entries.items())
+
+    def entries(self) -> Iterator[tuple[bytes, Entry, int]]:
+        return ((key, entry, 0) for key, entry in self._entries.items())

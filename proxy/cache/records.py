@@ -1,7 +1,7 @@
 """Small things kept per registry and repository: each in a file of its own, with a checksum.
 
 What is in them is their users' affair. They share the blobs' budget: kinds that can be had again
-are evicted like blobs, the others stay (`layout` names them).
+are evicted like blobs, those that take a client's help go last (`layout` names them).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from cachetools import LRUCache
 from proxy.cache.disk import to_the_end
 from proxy.cache.errors import CacheError, NoSpace
 from proxy.cache.files import disk_bytes, read_whole, replace, sync_directory
-from proxy.cache.layout import is_evictable, record_key
+from proxy.cache.layout import is_kept, record_key
 from proxy.cache.policy import Entry
-from proxy.cache.space import Room, Space
+from proxy.cache.room import Room
+from proxy.cache.space import Space
 from proxy.cache.store import BlobStore
 
 _MEMORY_BYTES: Final = 16 * 1024 * 1024
@@ -59,7 +60,7 @@ class RecordStore:
     async def put(
         self, kind: str, registry: str, repository: str, key: str, content: bytes
     ) -> None:
-        """Keep content in place of what was there. What is never evicted is durable on return.
+        """Keep content in place of what was there. What goes last is durable on return.
 
         Raises `CacheError` when that cannot be: `NoSpace`, or the disk refuses. A kind that can be
         had again is left unkept then, and nothing is raised.
@@ -67,19 +68,19 @@ class RecordStore:
         identity = _identity(kind, registry, repository, key)
         name = _name(kind, identity)
         data = _seal(identity, content)
-        evictable = is_evictable(name)
+        kept = is_kept(name)
         try:
             # Before the turn: making room may evict the very record that is to be replaced.
-            room = await self._space.reserve(len(data), urgent=not evictable)
+            room = await self._space.reserve(len(data), urgent=kept)
             with room:
                 async with self._space.turn(name):
                     await to_the_end(self._write(name, data, content, room))
         except NoSpace:
-            if not evictable:
+            if kept:
                 raise
         except OSError as error:
-            self._space.trouble(f"cannot keep a {kind} of {repository}: {error}", key)
-            if not evictable:
+            self._space.trouble(f"cannot keep a {kind} of {repository}: {error}", key, cause=error)
+            if kept:
                 raise CacheError(
                     f"the {kind} {key} of {repository} cannot be kept: the disk refused it: {error}"
                 ) from error
@@ -132,36 +133,27 @@ class RecordStore:
         space = self._space
         target = space.layout.path_of(name)
         try:
-            status, replaced = await space.disk.run(
-                replace, space.layout.incoming_of(name), target, data
-            )
+            status, _ = await space.disk.run(replace, space.layout.incoming_of(name), target, data)
         finally:
-            await space.count_directories(target)
+            await space.count_folders(target)
         room.release()
-        self._account(name, replaced)
-        entry = Entry(status.st_size, disk_bytes(status))
-        if is_evictable(name):
-            space.add(name, entry)
-        else:
-            space.budget.charge(entry.disk)
+        self._forget(name)
+        space.add(name, Entry(status.st_size, disk_bytes(status)))
+        space.health.took()
         self._remember(name, content)
 
     async def _unlink(self, name: bytes) -> bool:
         self._changes += 1
         self._memory.pop(name, None)
-        removed = await self._space.disk.run(_remove_counted, self._space.layout.path_of(name))
-        if removed is None:
-            return False
-        self._account(name, removed)
-        return True
+        removed = await self._space.disk.run(_remove, self._space.layout.path_of(name))
+        self._forget(name)
+        return removed
 
-    def _account(self, name: bytes, gone: int) -> None:
-        """A file of the record, of so many bytes on disk, is there no more."""
-        entry = self._space.budget.leave(name)
+    def _forget(self, name: bytes) -> None:
+        """The file that was there under the name is there no more."""
+        entry = self._space.withdraw(name)
         if entry is not None:
             self._space.budget.gone(entry)
-        else:
-            self._space.budget.charge(-gone)
 
 
 # The form of a file: the checksum of all that follows, who it is, what was put
@@ -188,12 +180,11 @@ def _unseal(identity: bytes, data: bytes) -> bytes | None:
     return content if found == identity else None
 
 
-def _remove_counted(path: str) -> int | None:
-    """Unlink a file and give what it took on disk; None when it is not there."""
+def _remove(path: str) -> bool:
+    """Unlink a file; False when it is not there."""
     try:
-        size = disk_bytes(os.stat(path))
         os.unlink(path)
     except FileNotFoundError:
-        return None
+        return False
     sync_directory(os.path.dirname(path))
-    return size
+    return True

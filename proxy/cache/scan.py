@@ -1,4 +1,4 @@
-"""What lies in a cache directory at start-up: the disk is the truth, and is read once.
+"""What lies in a cache directory, read one folder at a time: the disk is the truth.
 
 Leftovers of ours are removed here; what is not ours is counted and left alone.
 """
@@ -6,91 +6,105 @@ Leftovers of ours are removed here; what is not ours is counted and left alone.
 from __future__ import annotations
 
 import os
+import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.cache.errors import CacheError
-from proxy.cache.files import disk_bytes
-from proxy.cache.layout import Layout, is_incoming_name, key_at
+from proxy.cache.files import disk_bytes, remove
+from proxy.cache.layout import Layout, is_leftover, key_at
 from proxy.cache.policy import Entry
 
 _UPLOAD_SECONDS: Final = 24 * 3600.0
-_OWN_FILES: Final = frozenset({"lock", "secret"})
+_OWN_FILES: Final = frozenset({"lock", "secret", "checkpoint", "control.sock"})
+# Time of last use in nanoseconds, size and bytes on disk, length of the key, which follows.
+_FILE: Final = struct.Struct("<qqqB")
 
 
 @dataclass(slots=True)
-class Found:
-    """Files by key, least recently used first; sizes in bytes as the file system counts them."""
+class Folder:
+    """One folder: `disk` is what it takes itself, in bytes as the file system counts them.
 
-    entries: list[tuple[bytes, Entry]] = field(default_factory=list)
-    directories: dict[str, int] = field(default_factory=dict)
-    other_bytes: int = 0  # our own files that are no entries, and those that are not ours
-    unknown: list[str] = field(default_factory=list)  # paths below the root, not ours
+    `other` is what is in it and is no entry: our own files of another kind, and those that are not
+    ours, whose paths below the root are in `unknown`. `folders` are those below it that are ours.
+    """
+
+    path: str
+    disk: int = 0
+    other: int = 0
+    folders: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    _files: list[tuple[int, bytes, Entry]] = field(default_factory=list)
+
+    def files(self) -> Iterator[tuple[bytes, Entry]]:
+        """The entries, least recently used first."""
+        return ((key, entry) for _, key, entry in self._files)
+
+    def pack(self) -> bytes:
+        """The entries with their times of use, in little room: for `unpack`."""
+        pieces: list[bytes] = []
+        for used_at, key, entry in self._files:
+            pieces += (_FILE.pack(used_at, entry.size, entry.disk, len(key)), key)
+        return b"".join(pieces)
 
 
-def scan(layout: Layout) -> Found:
-    """Read the directory; raises `CacheError` when it cannot be."""
-    scanner = _Scanner(layout.root)
+def unpack(packed: bytes) -> Iterator[tuple[int, bytes, Entry]]:
+    """Time of last use, key and entry of each file that `Folder.pack` packed."""
+    at = 0
+    while at < len(packed):
+        used_at, size, disk, length = _FILE.unpack_from(packed, at)
+        at += _FILE.size + length
+        yield used_at, packed[at - length : at], Entry(size, disk)
+
+
+def read_folder(layout: Layout, relative: str) -> Folder:
+    """Read the folder at a path below the root ("": the root itself); raises `OSError`.
+
+    A file's time of access says when it was last used: the store sets it, and so does a read on
+    most mounts. The time of modification is left alone, since it tells uploads that are given up.
+    """
+    folder = Folder(relative)
+    path = f"{layout.root}/{relative}" if relative else layout.root
+    folder.disk = disk_bytes(os.stat(path))
+    with os.scandir(path) as items:
+        for item in items:
+            name = f"{relative}/{item.name}" if relative else item.name
+            if item.is_dir(follow_symlinks=False):
+                (folder.folders if is_own_folder(name) else folder.unknown).append(name)
+            else:
+                _read_file(folder, name, item)
+    folder._files.sort(key=lambda file: file[0])
+    return folder
+
+
+def _read_file(folder: Folder, name: str, item: os.DirEntry[str]) -> None:
     try:
-        scanner.walk("")
-    except OSError as error:
-        raise CacheError(
-            f"the cache directory {layout.root} cannot be read: {error}; "
-            "let this user read it, or choose another"
-        ) from error
-    # A file's time of access says when it was last used: the store sets it, and so does a read on
-    # most mounts. The time of modification is left alone, since clients get an ETag made of it.
-    scanner.dated.sort(key=lambda dated: dated[0])
-    scanner.found.entries = [(key, entry) for _, key, entry in scanner.dated]
-    return scanner.found
-
-
-class _Scanner:
-    def __init__(self, root: str) -> None:
-        self.found = Found()
-        self.dated: list[tuple[int, bytes, Entry]] = []
-        self._root = root
-        self._oldest_upload = time.time() - _UPLOAD_SECONDS
-
-    def walk(self, relative: str) -> None:
-        path = f"{self._root}/{relative}" if relative else self._root
-        self.found.directories[path] = disk_bytes(os.stat(path))
-        with os.scandir(path) as items:
-            for item in items:
-                name = f"{relative}/{item.name}" if relative else item.name
-                if item.is_dir(follow_symlinks=False):
-                    if _is_own_directory(name):
-                        self.walk(name)
-                    else:
-                        self.found.unknown.append(name)
-                else:
-                    self._file(name, item)
-
-    def _file(self, name: str, item: os.DirEntry[str]) -> None:
         status = item.stat(follow_symlinks=False)
-        regular = item.is_file(follow_symlinks=False)
-        folder, _, own = name.rpartition("/")
-        if regular and folder == "incoming" and is_incoming_name(own):
-            os.unlink(item.path)  # whoever wrote it is gone
-            return
-        key = key_at(name) if regular else None
-        if key is None:
-            self.found.other_bytes += disk_bytes(status)
-            if name not in _OWN_FILES:
-                self.found.unknown.append(name)
-            return
-        if folder == "uploads" and status.st_mtime < self._oldest_upload:
-            os.unlink(item.path)
-            return
-        self.dated.append((status.st_atime_ns, key, Entry(status.st_size, disk_bytes(status))))
+    except FileNotFoundError:
+        return  # evicted since it was listed
+    regular = item.is_file(follow_symlinks=False)
+    if regular and folder.path == "incoming" and is_leftover(item.name):
+        remove(item.path)  # whoever wrote it is gone
+        return
+    key = key_at(name) if regular else None
+    if key is None:
+        folder.other += disk_bytes(status)
+        if name not in _OWN_FILES:
+            folder.unknown.append(name)
+    elif folder.path == "uploads" and status.st_mtime < time.time() - _UPLOAD_SECONDS:
+        remove(item.path)
+    else:
+        folder._files.append((status.st_atime_ns, key, Entry(status.st_size, disk_bytes(status))))
 
 
-def _is_own_directory(name: str) -> bool:
-    """Whether files of ours may lie in or below a directory."""
+def is_own_folder(name: str) -> bool:
+    """Whether files of ours may lie in or below the folder at a path below the root."""
     parts = name.split("/")
     match parts:
-        case ["blobs" | "records" | "uploads" | "incoming"] | ["blobs" | "records", _]:
+        case ["blobs" | "records" | "uploads" | "incoming" | "quarantine"]:
+            return True
+        case ["blobs" | "records", _]:
             return True
         case ["blobs" | "records", _, shard]:
             return len(shard) == 2

@@ -29,11 +29,12 @@ async def load_secret(store: BlobStore) -> bytes:
         except FileNotFoundError:
             secret = b""
         if _SECRET.fullmatch(secret) is None:
+            await space.settled()  # or it might be counted twice
             secret = base64.urlsafe_b64encode(secrets.token_bytes(32))
             status, replaced = await space.disk.run(
                 replace, f"{space.layout.incoming}/secret-0", path, secret
             )
-            space.budget.charge(disk_bytes(status) - replaced)
+            space.charge_other(disk_bytes(status) - replaced)
     except OSError as error:
         raise CacheError(f"the key in {path} can be neither read nor written: {error}") from error
     return secret

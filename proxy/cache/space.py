@@ -7,111 +7,98 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
-from proxy.cache.budget import Budget, disk_need
-from proxy.cache.disk import Disk, Signal, to_the_end
+from proxy.cache.budget import Budget
+from proxy.cache.disk import Disk, to_the_end
 from proxy.cache.errors import DiskFailed, NoSpace
-from proxy.cache.files import directory_bytes, disk_bytes, make_directory, remove
-from proxy.cache.layout import Layout, digest_of, is_blob, is_evictable
+from proxy.cache.files import (
+    directory_bytes,
+    disk_bytes,
+    free_bytes,
+    move,
+    remove,
+    remove_all,
+)
+from proxy.cache.layout import Layout, digest_of, is_blob
 from proxy.cache.policy import Entry
-from proxy.cache.scan import Found
+from proxy.cache.room import Health, Room
+from proxy.cache.times import Times
+from proxy.cache.turns import Turn, Turns
 from proxy.events import Event, Events, Kind
 
-# Times of last use are written down when so many have changed, and at the end.
-_TOUCHES: Final = 1024
-# Reservations that grow do so in steps, so that not every write asks.
-_STEP: Final = 64 * 1024
-
-
-class Room:
-    """A reservation. `held` is in bytes on disk; it is given back once, by `release` or by moving
-    the file in that it was made for.
-    """
-
-    def __init__(self, space: Space, held: int, *, urgent: bool) -> None:
-        self.held = held
-        self._space = space
-        self._urgent = urgent
-
-    async def grow(self, size: int) -> None:
-        """Make the room large enough for a file of `size` bytes; raises `NoSpace`."""
-        need = disk_need(size)
-        if need > self.held:
-            more = need + _STEP - self.held
-            try:
-                await self._space.make_room(more, urgent=self._urgent)
-            except NoSpace:
-                more = need - self.held
-                await self._space.make_room(more, urgent=self._urgent)
-            self.held += more
-
-    def release(self) -> None:
-        self._space.budget.release(self.held)
-        self.held = 0
-
-    def __enter__(self) -> Room:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-
-
-class Turn:
-    """The right to move a file in or out under a key."""
-
-    def __init__(self, space: Space, key: bytes) -> None:
-        self._space: Space | None = space
-        self._key = key
-
-    def end(self) -> None:
-        """Let others; more than once does no harm."""
-        if self._space is not None:
-            space, self._space = self._space, None
-            space.vacate(self._key)
-            space.unpin(self._key)
+# For so long, in seconds, it is taken for true what the file system said of its free space.
+_FRESH: Final = 0.25
 
 
 class Space:
     """The files of one cache directory and the budget they share.
 
-    Invariant: a key in `_busy` has a file on its way in or out, and no other may be moved in or
-    out under it; `_doomed` are the busy ones that wait for their last pin.
+    Invariants: a key in `_moving` has a file on its way in or out, and no other may be moved in or
+    out under it; `_doomed` are those that wait for their last pin. Until `complete` the
+    budget does not know all files: then nothing is stored, blobs are looked for on disk, and
+    `_unseen` are those that were taken off the disk before they were counted.
     """
 
-    def __init__(self, layout: Layout, disk: Disk, budget: Budget, events: Events) -> None:
+    def __init__(
+        self, layout: Layout, disk: Disk, budget: Budget, events: Events, *, pause: float
+    ) -> None:
+        """`pause`: for how many seconds a disk that refuses a write is left alone at first."""
+        loop = asyncio.get_running_loop()
         self.layout = layout
         self.disk = disk
         self.budget = budget
         self.events = events
+        self.health = Health(events, pause=pause, clock=loop.time)
         self.blob_count = 0
+        self.blob_bytes = 0
+        self.folders: dict[str, int] = {}
+        self.other_bytes = 0
+        self.waits_for_load = False
+        self._clock = loop.time
         self._turns = asyncio.Lock()  # those that need an eviction take turns
-        self._busy: set[bytes] = set()
-        self._freed = Signal()
+        self._moving = Turns()
         self._doomed: dict[bytes, Entry] = {}
-        self._directories: dict[str, int] = {}
-        self._touched: dict[bytes, int] = {}
+        self._times = Times(layout, disk)
         self._chores: set[asyncio.Task[None]] = set()
+        self._unseen: set[bytes] | None = set()
+        self._loaded = asyncio.Event()
+        self._observed = -_FRESH
 
-    async def load(self, found: Found) -> None:
-        """Count what was found on disk, and evict what is more than the budget."""
-        self._directories = found.directories
-        self.budget.charge(sum(found.directories.values()) + found.other_bytes)
-        for key, entry in found.entries:
-            if is_evictable(key):
-                self.add(key, entry)
-            else:
-                self.budget.charge(entry.disk)
+    # Loading
+
+    @property
+    def is_loading(self) -> bool:
+        return self._unseen is not None
+
+    def load(self, key: bytes, entry: Entry, mark: int = 0) -> None:
+        """Count a file that was found on disk as the process started."""
+        gone = self._unseen is not None and key in self._unseen
+        if not gone and self.budget.find(key) is None:
+            self.add(key, entry, mark=mark)
+
+    async def complete(self, folders: Mapping[str, int], other: int) -> None:
+        """All is counted; `other`: the bytes of files that are no entries."""
+        self.folders = dict(folders)
+        self.budget.charge(sum(folders.values()))
+        self.charge_other(other)
+        for key in self._times.keys:
+            if self.budget.find(key) is not None:
+                self.budget.use(key)
+        self._unseen = None
         await self.trim()
+        self._loaded.set()
+
+    def charge_other(self, size: int) -> None:
+        """So many bytes more are taken by files that are no entries."""
+        self.other_bytes += size
+        self.budget.charge(size)
+
+    async def settled(self) -> None:
+        """Wait until all is counted."""
+        await self._loaded.wait()
 
     async def close(self) -> None:
         """End what was begun, removals that wait for a reader too: or their files would be back."""
@@ -119,20 +106,38 @@ class Space:
             await self.unlink_taken(*self._doomed.popitem())
         while self._chores:
             await asyncio.wait(self._chores)
-        await self._write_times()
+        await self._times.write()
+
+    async def tend(self) -> None:
+        """What is to be done every few seconds: see that the floor holds, write down times."""
+        await self._times.write()
+        if not self.is_loading:
+            await self._observe()
+            if self.budget.excess:
+                await self.trim()
 
     # Room
 
     async def reserve(self, size: int, *, urgent: bool = False) -> Room:
         """Room for a file of `size` bytes; raises `NoSpace`."""
-        room = Room(self, 0, urgent=urgent)
-        need = disk_need(size)
-        await self.make_room(need, urgent=urgent)
-        room.held = need
+        room = Room(self.budget, self.make_room, urgent=urgent)
+        await room.grow(size)
         return room
+
+    async def admit(self, *, urgent: bool = False) -> None:
+        """Raises `NoSpace` while nothing is stored, whatever its size."""
+        if self.is_loading:
+            if not (urgent or self.waits_for_load):
+                raise NoSpace("the cache directory is still being read")
+            await self.settled()
+        if not urgent:
+            self.health.check()
 
     async def make_room(self, need: int, *, urgent: bool) -> None:
         """Reserve `need` bytes on disk, evicting as it must; raises `NoSpace`."""
+        await self.admit(urgent=urgent)
+        if self._clock() - self._observed > _FRESH or self.budget.floor_shortage(need):
+            await self._observe()
         if self._turns.locked() or self.budget.shortage(need, urgent=urgent):
             # In turns: what one has evicted is not taken by another that came later.
             async with self._turns:
@@ -143,21 +148,40 @@ class Space:
         else:
             self.budget.reserve(need)
 
+    async def _observe(self) -> None:
+        mark = self.budget.mark()
+        try:
+            free = await self.disk.run(free_bytes, self.layout.root)
+        except OSError as error:
+            self.trouble(f"cannot ask for the free space of {self.layout.root}: {error}")
+            return
+        if free is not None:
+            self.budget.observe(free, mark)
+        self._observed = self._clock()
+
     async def trim(self) -> None:
-        """Evict what is beyond the limit."""
+        """Evict what is beyond the limit, or below the floor."""
         async with self._turns:
             try:
                 await self._evict(self.budget.excess)
             except NoSpace as error:
                 self.trouble(str(error))
 
-    async def _evict(self, shortage: int) -> None:
+    async def shrink(self, size: int) -> int:
+        """Evict until at most `size` bytes are used, as far as that goes; gives how many went."""
+        async with self._turns:
+            before = self.budget.used
+            await self._evict(max(0, before + self.budget.reserved - size), partly=True)
+            return before - self.budget.used
+
+    async def _evict(self, shortage: int, *, partly: bool = False) -> None:
         if shortage == 0:
             return
-        victims = self.budget.victims(shortage)
+        victims = self.budget.victims(shortage, partly=partly)
         if victims is None:
             raise NoSpace(
-                f"{shortage} bytes more than the budget of {self.budget.limit} has room for: "
+                f"{shortage} bytes more than there is room for within the budget of "
+                f"{self.budget.limit} and above {self.budget.floor} that stay free: "
                 "what is stored is in use"
             )
         leaving = [(key, entry) for key in victims if (entry := self.take(key)) is not None]
@@ -165,9 +189,9 @@ class Space:
 
     async def _unlink(self, leaving: Sequence[tuple[bytes, Entry]], *, evicted: bool) -> None:
         paths = [self.layout.path_of(key) for key, _ in leaving]
-        errors = await self.disk.run(_unlink_all, paths)
+        errors = await self.disk.run(remove_all, paths)
         for (key, entry), error in zip(leaving, errors, strict=True):
-            self._touched.pop(key, None)
+            self._times.forget(key)
             if error is None:
                 self.budget.gone(entry)
                 if evicted and is_blob(key):
@@ -181,14 +205,30 @@ class Space:
     # Entries
 
     def find(self, key: bytes) -> Entry | None:
-        return self.budget.find(key)
+        entry = self.budget.find(key)
+        if entry is None and self._unseen is not None and is_blob(key) and key not in self._unseen:
+            return self._look(key)
+        return entry
+
+    def _look(self, key: bytes) -> Entry | None:
+        """A blob that is on disk and not counted yet. It is looked for in place, not in a thread:
+        this is for the first seconds only, and nobody who finds something may be interrupted.
+        """
+        if key in self._moving:
+            return None
+        try:
+            status = os.lstat(self.layout.path_of(key))
+        except OSError:
+            return None
+        return Entry(status.st_size, disk_bytes(status))
 
     def use(self, key: bytes) -> None:
         """The key, which is there, was asked for."""
-        self.budget.use(key)
-        self._touched[key] = time.time_ns()
-        if len(self._touched) >= _TOUCHES:
-            self._chore(self._write_times())
+        if self.budget.find(key) is not None:
+            self.budget.use(key)
+        self._times.touch(key)
+        if self._times.are_many:
+            self._chore(self._times.write())
 
     def pin(self, key: bytes) -> None:
         """Keep a file from eviction until as many `unpin`."""
@@ -221,10 +261,29 @@ class Space:
 
         None when there is none, or when it is on its way.
         """
-        entry = None if key in self._busy else self.budget.leave(key)
+        entry = None if key in self._moving else self.withdraw(key)
         if entry is not None:
-            self._busy.add(key)
-            self.blob_count -= is_blob(key)
+            self._moving.occupy(key)
+        return entry
+
+    async def claim(self, key: bytes) -> Entry | None:
+        """`take` when nobody is at it any more; the key is the caller's even if there is none."""
+        await self._moving.free(key)
+        entry = self.withdraw(key)
+        self._moving.occupy(key)
+        return entry
+
+    def withdraw(self, key: bytes) -> Entry | None:
+        """Take an entry out of sight, during a turn at its key; its bytes stay counted."""
+        entry = self.budget.leave(key)
+        if entry is not None:
+            self._count(key, entry, -1)
+        elif self._unseen is not None:
+            entry = self.find(key)
+            if entry is not None:
+                self.budget.charge(entry.disk)  # until it is gone
+        if self._unseen is not None:
+            self._unseen.add(key)
         return entry
 
     async def unlink_taken(self, key: bytes, entry: Entry) -> None:
@@ -237,17 +296,23 @@ class Space:
         self.add(key, entry)
         self.vacate(key)
 
-    def reserved_for(self, key: bytes, entry: Entry) -> Room:
-        """The room of a file that `take` gave and that is written on."""
+    def reserved_for(self, entry: Entry) -> Room:
+        """The room of a file that `take` or `claim` gave and that is written on."""
         self.budget.gone(entry)
         self.budget.reserve(entry.disk)
-        self.vacate(key)
-        return Room(self, entry.disk, urgent=False)
+        room = Room(self.budget, self.make_room)
+        room.take_over(entry.disk)
+        return room
 
-    def add(self, key: bytes, entry: Entry) -> None:
+    def add(self, key: bytes, entry: Entry, *, mark: int = 0) -> None:
         """A file that is on disk under its key."""
-        self.budget.add(key, entry)
-        self.blob_count += is_blob(key)
+        self.budget.add(key, entry, mark=mark)
+        self._count(key, entry, 1)
+
+    def _count(self, key: bytes, entry: Entry, change: int) -> None:
+        if is_blob(key):
+            self.blob_count += change
+            self.blob_bytes += change * entry.size
 
     async def move_in(
         self, key: bytes, fd: int, path: str, room: Room, *, arrived: Callable[[bool], None]
@@ -278,89 +343,57 @@ class Space:
         status: os.stat_result | None = None
         try:
             if new:
-                status = await self.disk.run(_move, fd, path, target)
+                status = await self.disk.run(move, fd, path, target)
             else:
                 await self.disk.run(remove, path)
         except OSError as error:
             raise DiskFailed(f"cannot store {path}: {error}") from error
         finally:
-            await self.count_directories(target)
+            await self.count_folders(target, path)
         # No await from here on: it is found, accounted for, and known to its mover in one step.
         room.release()
         if status is not None:
             self.add(key, Entry(status.st_size, disk_bytes(status)))
+            self.health.took()
         turn.end()
         arrived(new)
 
-    async def count_directories(self, path: str) -> None:
-        """Account for the directories that a file was, or was to be, moved to."""
-        sizes = await self.disk.run(directory_bytes, os.path.dirname(path))
-        for directory, size in sizes.items():
-            self.budget.charge(size - self._directories.get(directory, 0))
-            self._directories[directory] = size
+    async def count_folders(self, *paths: str) -> None:
+        """Account for the folders that files were, or were to be, moved from or to."""
+        folders = {os.path.dirname(path) for path in paths}
+        folders |= {os.path.dirname(folder) for folder in folders}
+        for folder, size in (await self.disk.run(directory_bytes, folders)).items():
+            name = self.layout.name_of(folder)
+            self.budget.charge(size - self.folders.get(name, 0))
+            self.folders[name] = size
 
-    def trouble(self, detail: str, reference: str = "") -> None:
+    def trouble(
+        self, detail: str, reference: str = "", *, cause: BaseException | None = None
+    ) -> None:
+        """Something went wrong; the disk is the matter if it is an `OSError` that says so."""
         self.events.emit(Event(Kind.TROUBLE, reference=reference, detail=detail))
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__
+        if cause is not None:
+            self.health.refused(cause)
 
     # Turns at a key
 
     @asynccontextmanager
     async def turn(self, key: bytes) -> AsyncIterator[Turn]:
-        """Nobody else moves a file in or out under the key meanwhile."""
-        while key in self._busy:
-            await self._freed.wait()
-        self._busy.add(key)
-        self.pin(key)  # nor is what there is evicted
-        turn = Turn(self, key)
-        try:
+        """Nobody else moves a file in or out under the key meanwhile, nor is it evicted."""
+        async with self._moving.turn(key, then=lambda: self.unpin(key)) as turn:
+            self.pin(key)
             yield turn
-        finally:
-            turn.end()
+
+    def is_moving(self, key: bytes) -> bool:
+        return key in self._moving
 
     def vacate(self, key: bytes) -> None:
         """Let others have their turn at a key."""
-        self._busy.discard(key)
-        self._freed.wake()
-
-    # Times of use
-
-    async def _write_times(self) -> None:
-        touched, self._touched = self._touched, {}
-        times = [(self.layout.path_of(key), at) for key, at in touched.items()]
-        await self.disk.run(_set_times, times)
+        self._moving.vacate(key)
 
     def _chore(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
-
-
-# Blocking work
-
-
-def _unlink_all(paths: Sequence[str]) -> list[OSError | None]:
-    """Unlink files; what stood in the way, for each of them."""
-    errors: list[OSError | None] = []
-    for path in paths:
-        try:
-            remove(path)
-        except OSError as error:
-            errors.append(error)
-        else:
-            errors.append(None)
-    return errors
-
-
-def _move(fd: int, path: str, target: str) -> os.stat_result:
-    """Make a file durable and rename it; gives its status."""
-    os.fsync(fd)
-    make_directory(os.path.dirname(target))
-    os.rename(path, target)
-    return os.stat(target)
-
-
-def _set_times(times: Sequence[tuple[str, int]]) -> None:
-    for path, used_at in times:
-        # It may have been evicted since, or be out of reach: then its order is lost, no more.
-        with suppress(OSError):
-            os.utime(path, ns=(used_at, os.stat(path).st_mtime_ns))

@@ -13,7 +13,8 @@ from proxy.cache.errors import CacheError, DiskFailed, NoSpace, WrongDigest
 from proxy.cache.files import append, disk_bytes, hash_range, remove
 from proxy.cache.layout import blob_key, upload_key
 from proxy.cache.policy import Entry
-from proxy.cache.space import Room, Space
+from proxy.cache.room import Room
+from proxy.cache.space import Space
 from proxy.events import Event, Kind
 from proxy.oci import Digest
 
@@ -74,8 +75,9 @@ class Spool:
             try:
                 await self._space.disk.run(self._append, chunk)
             except OSError as error:
-                self._space.trouble(f"the disk refused bytes of an upload: {error}")
+                self._space.trouble(f"the disk refused bytes of an upload: {error}", cause=error)
                 raise NoSpace(f"the disk refused bytes of an upload: {error}") from error
+            self._room.wrote(len(chunk))
 
     def _append(self, chunk: bytes) -> None:
         # In a thread, so that a cancellation cannot come between the bytes and their count.
@@ -133,7 +135,7 @@ class Spool:
                     key, self._file.fd, self._path, self._room, arrived=arrived
                 )
             except DiskFailed as error:
-                self._space.trouble(str(error), digest)
+                self._space.trouble(str(error), digest, cause=error)
                 await to_the_end(self._discard())
         return stored
 

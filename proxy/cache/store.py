@@ -4,65 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.cache.budget import Budget
 from proxy.cache.disk import Disk
-from proxy.cache.errors import DiskFailed, NoSpace
-from proxy.cache.files import create, open_write, remove
+from proxy.cache.errors import CacheError, DiskFailed, NoSpace
+from proxy.cache.files import create, free_bytes, open_write, remove, whole_bytes
 from proxy.cache.fill import Fill
-from proxy.cache.layout import Layout, Lock, blob_key, upload_key
+from proxy.cache.inspection import Audit, Checked, audit, verify
+from proxy.cache.layout import (
+    Layout,
+    Lock,
+    blob_key,
+    digest_of,
+    is_blob,
+    is_partial,
+    is_quarantined,
+    upload_key,
+)
+from proxy.cache.loading import Others, load, write_checkpoint
 from proxy.cache.policy import Lru
-from proxy.cache.scan import Found, scan
+from proxy.cache.room import Room
 from proxy.cache.sources import Source
-from proxy.cache.space import Room, Space
+from proxy.cache.space import Space
 from proxy.cache.spool import Spool, rehash
+from proxy.cache.values import PinnedBlob, StoredBlob, Usage
 from proxy.events import Events
 from proxy.oci import Digest
 from proxy.singleflight import SingleFlight
+from proxy.sizes import Share
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-_log = logging.getLogger(__name__)
-
-
-class PinnedBlob:
-    """A blob that stays on disk until `release`, or the end of the `with` block.
-
-    `path` is a file of `size` bytes that does not change. It may be opened late.
-    """
-
-    __slots__ = ("_key", "_space", "path", "size")
-
-    def __init__(self, space: Space, key: bytes, size: int) -> None:
-        self.path = Path(space.layout.path_of(key))
-        self.size = size
-        self._key = key
-        self._space: Space | None = space
-        space.pin(key)
-
-    def release(self) -> None:
-        """Let it be evicted again; more than once does no harm."""
-        if self._space is not None:
-            space, self._space = self._space, None
-            space.unpin(self._key)
-
-    def __enter__(self) -> PinnedBlob:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
+# How long an opening waits for the directory to be read, in seconds.
+_LOAD_SECONDS: Final = 0.2
+# How long a disk that refuses a write is left alone, at first.
+_PAUSE: Final = 5.0
 
 
 class BlobStore:
@@ -72,54 +54,97 @@ class BlobStore:
     open, one per name.
     """
 
-    def __init__(self, space: Space, lock: Lock, found: Found) -> None:
+    def __init__(self, space: Space, lock: Lock, *, abandon_below: int) -> None:
         self.space = space  # for the parts of the cache that share the budget
         self._lock = lock
-        self._unknown = len(found.unknown)
+        self._abandon_below = abandon_below
+        self._others = Others()
         self._fills: dict[Digest, Fill] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # of fills, those given up as well
         self._spools: dict[str, Spool] = {}
         self._openings: SingleFlight[str, Spool | None] = SingleFlight()
+        self._loading = asyncio.create_task(load(space, self._others))
 
     @classmethod
-    async def open(cls, directory: Path, *, budget: int, events: Events) -> BlobStore:
-        """Take a directory, made if need be, and see what is in it.
+    async def open(
+        cls,
+        directory: Path,
+        *,
+        budget: int,
+        events: Events,
+        floor: Share | None = None,
+        abandon_below: int = 0,
+        pause: float = _PAUSE,
+    ) -> BlobStore:
+        """Own a directory, made where there is none. What is in it is counted before or after this
+        returns: `settled` waits for that.
 
-        `budget` is in bytes as the file system counts them. What is more is evicted. Raises
-        `CacheError` with a sentence that names the directory when it cannot be used, or is in use.
+        `budget` is in bytes on disk, `floor` what stays free of the file system; fills that nobody
+        wants any more are given up below `abandon_below` bytes; a disk that refuses a write is left
+        alone for `pause` seconds at first. Raises `CacheError` naming the directory when it cannot
+        be used, or is in use.
         """
         layout = Layout(directory)
         disk = Disk()
         lock: Lock | None = None
+        store: BlobStore | None = None
         try:
             await disk.run(layout.create)
             lock = Lock.take(layout)
-            found = await disk.run(scan, layout)
-            space = Space(layout, disk, Budget(budget, Lru()), events)
-            await space.load(found)
+            try:
+                free = 0 if floor is None else floor.of(await disk.run(whole_bytes, layout.root))
+            except OSError as error:
+                raise CacheError(
+                    f"the file system of {layout.root} cannot be used: {error}"
+                ) from error
+            space = Space(layout, disk, Budget(budget, Lru(), floor=free), events, pause=pause)
+            store = cls(space, lock, abandon_below=abandon_below)
+            # A small directory is read in no time, and then nothing begins without it.
+            await asyncio.wait([store._loading], timeout=_LOAD_SECONDS)
+            if store._loading.done():
+                store._loading.result()
+            else:
+                store._loading.add_done_callback(store._loaded)
         except BaseException:
+            if store is not None:
+                store._loading.cancel()
+                await asyncio.wait([store._loading])
             await disk.close()
             if lock is not None:
                 lock.release()
             raise
-        if found.unknown:
-            _log.warning(
-                "%d files in %s are not ours and are left alone, %s among them",
-                len(found.unknown),
-                layout.root,
-                found.unknown[0],
-            )
-        return cls(space, lock, found)
+        return store
+
+    def _loaded(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.space.trouble(f"nothing is stored: {error}")
 
     async def close(self) -> None:
-        """Stop the fills, leave open uploads on disk, write down what was used when."""
+        """Stop the fills, leave on disk what there is of them and of open uploads, and write down
+        what is there.
+        """
+        self._loading.cancel()
+        await asyncio.wait([self._loading])
         fills = list(self._fills.values())
         await asyncio.gather(*(fill.close() for fill in fills))
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self._openings.close()
         for spool in list(self._spools.values()):
             await spool.abandon()
         await self.space.close()
+        if not self.space.is_loading:
+            await write_checkpoint(self.space, self._others)
         await self.space.disk.close()
         self._lock.release()
+
+    async def settled(self) -> None:
+        """Wait until all that was on disk is counted."""
+        await self.space.settled()
+
+    async def tend(self) -> None:
+        """Housekeeping, to be called every few seconds."""
+        await self.space.tend()
 
     # Blobs
 
@@ -154,9 +179,18 @@ class BlobStore:
         if entry is not None:
             self.space.use(blob_key(digest))
             return Fill.of_stored(self.space, digest, source, entry.size)
-        fill = Fill(self.space, digest, source, size=size, ended=self._fill_ended)
+        fill = Fill(
+            self.space,
+            digest,
+            source,
+            size=size,
+            ended=self._fill_ended,
+            abandon_below=self._abandon_below,
+        )
         self._fills[digest] = fill
-        fill.start()
+        task = fill.start()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return fill
 
     async def remove(self, digest: Digest) -> bool:
@@ -180,7 +214,7 @@ class BlobStore:
             fd = await self.space.disk.open(create, path)
         except OSError as error:
             room.release()
-            self.space.trouble(f"cannot begin an upload on disk: {error}")
+            self.space.trouble(f"cannot begin an upload on disk: {error}", cause=error)
             raise NoSpace(f"cannot create {path}: {error}") from error
         except asyncio.CancelledError:
             # Nobody will ever ask for it.
@@ -205,6 +239,7 @@ class BlobStore:
 
     async def _open_spool(self, name: str, algorithm: str) -> Spool | None:
         space = self.space
+        await space.settled()  # until then nobody knows whether there is anything of it
         key = upload_key(name)
         entry = space.take(key)
         if entry is None:
@@ -226,7 +261,9 @@ class BlobStore:
         except asyncio.CancelledError:
             space.put_back(key, entry)
             raise
-        return self._register(name, fd, hasher, size=size, room=space.reserved_for(key, entry))
+        room = space.reserved_for(entry)
+        space.vacate(key)
+        return self._register(name, fd, hasher, size=size, room=room)
 
     def _register(self, name: str, fd: int, hasher: _Hash, *, size: int, room: Room) -> Spool:
         spool = Spool(
@@ -238,7 +275,56 @@ class BlobStore:
     def _spool_ended(self, spool: Spool) -> None:
         del self._spools[spool.name]
 
-    # What it holds, in bytes as the file system counts them
+    # What it holds
+
+    def blobs(self) -> list[StoredBlob]:
+        """All blobs, the next one to be evicted first; those that are counted by now."""
+        entries = self.space.budget.entries()
+        return [
+            StoredBlob(digest_of(key), entry.size, entry.disk)
+            for key, entry, _ in entries
+            if is_blob(key)
+        ]
+
+    async def usage(self) -> Usage:
+        """What there is, and what it takes."""
+        space = self.space
+        leftovers = [key for key, _ in space.budget.leftovers()]
+        try:
+            free = await space.disk.run(free_bytes, space.layout.root)
+        except OSError as error:
+            raise CacheError(
+                f"the file system of {space.layout.root} cannot be used: {error}"
+            ) from error
+        return Usage(
+            limit=space.budget.limit,
+            used=space.budget.used,
+            reserved=space.budget.reserved,
+            floor=space.budget.floor,
+            free=free or 0,
+            blobs=space.blob_count,
+            blob_bytes=space.blob_bytes,
+            quarantined=sum(map(is_quarantined, leftovers)),
+            partial=sum(map(is_partial, leftovers)),
+            unknown=self._others.unknown,
+            scanning=space.is_loading,
+            degraded=space.health.is_degraded,
+        )
+
+    async def shrink(self, size: int) -> int:
+        """Evict until at most `size` bytes are used, as far as nothing is in use; gives how many
+        bytes went.
+        """
+        await self.settled()
+        return await self.space.shrink(size)
+
+    def verify(self, *, rate: int = 0) -> AsyncGenerator[Checked, None]:
+        """Hash all blobs again, at most `rate` bytes a second (0: as fast as it goes)."""
+        return verify(self.space, rate=rate)
+
+    async def audit(self) -> Audit:
+        """Compare what is counted with what is on disk, and count what is there."""
+        return await audit(self.space, self._others)
 
     @property
     def budget_bytes(self) -> int:
@@ -260,8 +346,18 @@ class BlobStore:
 
     @property
     def unknown_files(self) -> int:
-        """How many files the start-up found that are not ours."""
-        return self._unknown
+        """How many files and folders are not ours, as far as they have been seen."""
+        return self._others.unknown
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether the disk refuses writes, so that nothing is stored."""
+        return self.space.health.is_degraded
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether what was on disk is not all counted yet, so that nothing is stored."""
+        return self.space.is_loading
 
 
 def _remove_if_possible(path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pytest
 from proxy.cache import BlobStore
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
+from proxy.sizes import Share
 
 MIB = 1024 * 1024
 
@@ -46,10 +48,19 @@ class Cache:
         assert self._store is not None
         return self._store
 
-    async def open(self) -> BlobStore:
+    async def open(
+        self, *, floor: Share | None = None, abandon_below: int = 0, pause: float = 0.0
+    ) -> BlobStore:
         events = Events()
         events.subscribe(self._hear)
-        self._store = await BlobStore.open(self.directory, budget=self.budget, events=events)
+        self._store = await BlobStore.open(
+            self.directory,
+            budget=self.budget,
+            events=events,
+            floor=floor,
+            abandon_below=abandon_below,
+            pause=pause,
+        )
         return self._store
 
     async def close(self) -> None:
@@ -66,9 +77,21 @@ class Cache:
         return [event.kind for event in self.told]
 
     def files(self) -> list[str]:
-        """Every file but the lock, by its path in the directory."""
+        """Every file but the process's own, by its path in the directory."""
         found = (path for path in self.directory.rglob("*") if path.is_file())
-        return sorted(str(p.relative_to(self.directory)) for p in found if p.name != "lock")
+        return sorted(
+            str(path.relative_to(self.directory))
+            for path in found
+            if path.name not in ("lock", "checkpoint")
+        )
+
+    async def crash(self) -> None:
+        """Leave the directory as a process that is killed does, and let go of it."""
+        left = self.directory.with_name("left")
+        shutil.copytree(self.directory, left)  # before the end writes anything down
+        await self.close()
+        shutil.rmtree(self.directory)
+        left.rename(self.directory)
 
     def disk_bytes(self) -> int:
         """What the file system counts for all of it, as `du` does."""

@@ -144,8 +144,10 @@ async def test_a_wrong_size_is_never_stored(cache: Cache, says: int) -> None:
     fill = cache.store.fill(DIGEST, ByteSource(BLOB, says=says))
     with pytest.raises(FillFailed, match=DIGEST):
         await collect(fill.reader())
-    assert cache.files() == []
     assert not cache.store.contains(DIGEST)
+    # To promise more than comes is also what a source does that breaks off.
+    assert (cache.files() == []) is (says < len(BLOB))
+    assert await collect(cache.store.fill(DIGEST, ByteSource(BLOB)).reader()) == BLOB
 
 
 EDGES = [1, 64 * 1024 - 1, 64 * 1024, 64 * 1024 + 1, MIB, len(BLOB) - 16 * 1024, len(BLOB) - 1]
@@ -180,7 +182,7 @@ async def test_a_source_without_progress_is_given_up(cache: Cache) -> None:
     with pytest.raises(FillFailed, match=rf"{DIGEST} broke off after {MIB} of {len(BLOB)} bytes"):
         await collect(cache.store.fill(DIGEST, source).reader())
     assert source.opened == [0, MIB, MIB, MIB]
-    assert cache.files() == []
+    assert not cache.store.contains(DIGEST)
     assert cache.store.reserved_bytes == 0
 
 
@@ -371,11 +373,12 @@ async def test_closing_the_store_ends_a_fill_and_its_readers(cache: Cache) -> No
         with pytest.raises(FillFailed, match=DIGEST):
             await reader
     assert source.open_now == 0
-    assert cache.files() == []
     assert asyncio.all_tasks() <= before
 
 
-async def test_closing_the_store_in_any_phase_of_a_fill_leaves_nothing_behind(cache: Cache) -> None:
+async def test_closing_the_store_in_any_phase_of_a_fill_leaves_what_is_accounted_for(
+    cache: Cache,
+) -> None:
     for rounds in range(60):
         fill = cache.store.fill(DIGEST, ByteSource(BLOB))
         reader = asyncio.create_task(collect(fill.reader()))
@@ -386,5 +389,6 @@ async def test_closing_the_store_in_any_phase_of_a_fill_leaves_nothing_behind(ca
         assert result == BLOB or isinstance(result, FillFailed)
         await cache.open()
         assert cache.store.used_bytes == cache.disk_bytes()
-        assert cache.files() in ([], [f"blobs/sha256/{DIGEST.hex[:2]}/{DIGEST.hex}"])
+        stored = [f"blobs/sha256/{DIGEST.hex[:2]}/{DIGEST.hex}"]
+        assert cache.files() in ([], stored, [f"incoming/sha256-{DIGEST.hex}"])
         await cache.store.remove(DIGEST)

@@ -139,7 +139,6 @@ async def test_a_use_does_not_change_what_clients_see_of_a_file(cache: Cache) ->
 async def test_leftovers_of_a_crash_are_removed(cache: Cache) -> None:
     await cache.close()
     digest = Digest.of(b"half")
-    (cache.directory / "incoming" / f"sha256-{digest.hex}").write_bytes(b"ha")
     (cache.directory / "incoming" / f"alias-{digest.hex}").write_bytes(b"ha")
     await cache.open()
     assert cache.files() == []
