@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Final
 
 from proxy.cache.layout import is_kept, is_partial, is_quarantined
-from proxy.cache.policy import Entry, Lru, Policy
+from proxy.cache.policy import AgedLfu, Entry, Policy
 
 # What the file system adds to a file: rounding to blocks, a block for its extents, perhaps a
 # directory made for it. One part in a thousand covers the extents of badly fragmented large files.
@@ -47,9 +47,9 @@ class Budget:
         self.used = 0
         self.reserved = 0
         self.written = 0
-        self._leftovers = Lru()
+        self._leftovers = AgedLfu()
         self._policy = policy
-        self._kept = Lru()
+        self._kept = AgedLfu()
         self._spare = min(_SPARE_MAX, limit // _SPARE_PART)
         self._pins: dict[bytes, int] = {}
         self._evictable = 0

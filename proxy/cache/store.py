@@ -27,7 +27,7 @@ from proxy.cache.layout import (
     upload_key,
 )
 from proxy.cache.loading import Others, load, write_checkpoint
-from proxy.cache.policy import Lru
+from proxy.cache.policy import AgedLfu
 from proxy.cache.room import Room
 from proxy.cache.sources import Source
 from proxy.cache.space import Space
@@ -97,7 +97,7 @@ class BlobStore:
                 raise CacheError(
                     f"the file system of {layout.root} cannot be used: {error}"
                 ) from error
-            space = Space(layout, disk, Budget(budget, Lru(), floor=free), events, pause=pause)
+            space = Space(layout, disk, Budget(budget, AgedLfu(), floor=free), events, pause=pause)
             store = cls(space, lock, abandon_below=abandon_below)
             # A small directory is read in no time, and then nothing begins without it.
             await asyncio.wait([store._loading], timeout=_LOAD_SECONDS)

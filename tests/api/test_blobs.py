@@ -168,7 +168,7 @@ async def test_a_missing_blob_is_a_404_with_ecrs_words(proxy: RunningProxy) -> N
     assert missing.encode() in got.body
 
 
-async def test_the_least_recently_used_blob_makes_room(standin: StandIn, tmp_path: Path) -> None:
+async def test_the_blob_that_was_used_least_makes_room(standin: StandIn, tmp_path: Path) -> None:
     blobs = [os.urandom(600_000) for _ in range(3)]
     settings = settings_for(registry_of(standin), cache_dir=tmp_path)
     async with running(replace(settings, cache_size=1_500_000)) as proxy:

@@ -32,6 +32,7 @@ def main(scenarios: tuple[str, ...], quick: bool, rounds: int | None, folder: Pa
         seconds=0.5 if quick else 1.0,
         blob=(96 if quick else 256) * MB,
         large=160 * MB if quick else 1024**3,
+        quick=quick,
     )
     begin = time.monotonic()
     load = os.getloadavg()[0]

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from proxy.oci import Digest
+from tests.bench import eviction as simulation
 from tests.bench import servers
 from tests.bench.content import Content
 from tests.bench.load import replies_per_second
@@ -34,6 +35,7 @@ class Bench:
     seconds: float  # of small requests, a contender and round
     blob: int  # bytes of the blob that is pulled
     large: int  # bytes of the blob that memory is tried with
+    quick: bool  # whether part of what could be measured will do
 
     @contextmanager
     def place(self) -> Iterator[Path]:
@@ -213,6 +215,16 @@ def start(bench: Bench) -> None:
     report("start to the ready line", "s", [("proxy", seconds)])
 
 
+def eviction(bench: Bench) -> None:
+    """The policy of eviction beside others, by the bytes of pulls that it saves; none is served."""
+    results = (
+        simulation.simulate(simulation.QUICK_WORKLOADS, simulation.QUICK_SHARES, seeds=bench.rounds)
+        if bench.quick
+        else simulation.simulate(seeds=bench.rounds)
+    )
+    print(f"\neviction, means of {bench.rounds} seeds\n\n{simulation.tables(results)}", flush=True)
+
+
 SCENARIOS: Final[Mapping[str, Callable[[Bench], None]]] = {
     "hit": hit,
     "small": small,
@@ -220,6 +232,7 @@ SCENARIOS: Final[Mapping[str, Callable[[Bench], None]]] = {
     "push": pushes,
     "memory": memory,
     "start": start,
+    "eviction": eviction,
 }
 
 

@@ -182,7 +182,7 @@ async def test_what_is_counted_is_what_the_file_system_counts(cache: Cache) -> N
 # The budget
 
 
-async def test_the_least_recently_used_blob_goes_first(cache: Cache) -> None:
+async def test_the_blob_that_was_used_least_goes_first(cache: Cache) -> None:
     await cache.reopen(budget=4 * MIB)
     blobs = [await put(cache, os.urandom(MIB)) for _ in range(3)]
     use(cache, blobs[0])
