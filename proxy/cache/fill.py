@@ -135,10 +135,16 @@ class Fill:
         return self._task
 
     async def close(self) -> None:
-        """Stop, and wait for that."""
+        """Stop, and wait for that; a blob that is all there is stored first."""
         if self._task is not None:
-            self._task.cancel()
+            if not self._progress.verified:
+                self._task.cancel()
             await asyncio.wait([self._task])
+
+    async def ended(self) -> None:
+        """Wait until it is stored, or is not going to be."""
+        while not self._progress.ended:
+            await self._progress.signal.wait()
 
     async def _run(self) -> None:
         progress = self._progress

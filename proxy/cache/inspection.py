@@ -6,13 +6,12 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from proxy.cache.disk import to_the_end
 from proxy.cache.errors import DiskFailed
-from proxy.cache.files import disk_bytes, hash_range, open_read
+from proxy.cache.files import hash_range, open_read
 from proxy.cache.layout import (
     digest_of,
     is_blob,
@@ -22,7 +21,7 @@ from proxy.cache.layout import (
 )
 from proxy.cache.loading import Others
 from proxy.cache.policy import Entry
-from proxy.cache.scan import Folder, read_folder
+from proxy.cache.scan import Folder, look, read_folder
 from proxy.cache.space import Space
 from proxy.events import Event, Kind
 from proxy.oci import Digest
@@ -148,7 +147,7 @@ async def quarantine(space: Space, key: bytes) -> bool:
 async def _move_aside(space: Space, key: bytes, aside: bytes, entry: Entry) -> None:
     path, target = space.layout.path_of(key), space.layout.path_of(aside)
     try:
-        await space.disk.run(os.rename, path, target)
+        left = await space.disk.run(_rename, path, target)
     except FileNotFoundError:
         space.budget.gone(entry)
     except OSError as error:
@@ -157,8 +156,18 @@ async def _move_aside(space: Space, key: bytes, aside: bytes, entry: Entry) -> N
         raise DiskFailed(f"cannot put {digest_of(key)} aside: {error}") from error
     else:
         space.budget.gone(entry)
-        space.add(aside, entry)
+        if left is not None:
+            space.add(aside, left)
     await space.count_folders(path, target)
+
+
+def _rename(path: str, target: str) -> Entry | None:
+    """Move what is at a path; None where that was no file, which is removed."""
+    os.rename(path, target)
+    left = look(target)
+    if left is None:
+        os.unlink(target)
+    return left
 
 
 async def audit(space: Space, others: Others) -> Audit:
@@ -223,12 +232,12 @@ def _compare(space: Space, folder: Folder, keys: list[bytes]) -> tuple[int, int]
             continue
         if known is None:
             # Uploads and partial blobs that nobody counts are being written.
-            if is_upload(key) or is_partial(key) or _look(space, key) is None:
+            if is_upload(key) or is_partial(key) or look(space.layout.path_of(key)) is None:
                 continue
             found += 1
         else:
             # A blob of another size than it had is damaged, which is for `verify` to find.
-            now = _look(space, key) or entry
+            now = look(space.layout.path_of(key)) or entry
             entry = Entry(known.size if is_blob(key) else now.size, now.disk)
             _forget(space, key)
         space.add(key, entry)
@@ -236,7 +245,7 @@ def _compare(space: Space, folder: Folder, keys: list[bytes]) -> tuple[int, int]
     for key in keys:
         known = space.budget.find(key)
         absent = key not in there and known is not None and not space.is_moving(key)
-        if absent and _look(space, key) is None:
+        if absent and look(space.layout.path_of(key)) is None:
             _forget(space, key)
             missing += 1
     return missing, found
@@ -246,11 +255,3 @@ def _forget(space: Space, key: bytes) -> None:
     entry = space.withdraw(key)
     if entry is not None:
         space.budget.gone(entry)
-
-
-def _look(space: Space, key: bytes) -> Entry | None:
-    """What is on disk at this moment."""
-    with suppress(OSError):
-        status = os.lstat(space.layout.path_of(key))
-        return Entry(status.st_size, disk_bytes(status))
-    return None

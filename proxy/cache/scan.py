@@ -6,6 +6,7 @@ Leftovers of ours are removed here; what is not ours is counted and left alone.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -96,6 +97,15 @@ def _read_file(folder: Folder, name: str, item: os.DirEntry[str]) -> None:
         remove(item.path)
     else:
         folder._files.append((status.st_atime_ns, key, Entry(status.st_size, disk_bytes(status))))
+
+
+def look(path: str) -> Entry | None:
+    """The file that is at a path at this moment; None without one."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return Entry(status.st_size, disk_bytes(status)) if stat.S_ISREG(status.st_mode) else None
 
 
 def is_own_folder(name: str) -> bool:

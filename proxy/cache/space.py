@@ -25,6 +25,7 @@ from proxy.cache.files import (
 from proxy.cache.layout import Layout, digest_of, is_blob
 from proxy.cache.policy import Entry
 from proxy.cache.room import Health, Room
+from proxy.cache.scan import look
 from proxy.cache.times import Times
 from proxy.cache.turns import Turn, Turns
 from proxy.events import Event, Events, Kind
@@ -66,6 +67,7 @@ class Space:
         self._unseen: set[bytes] | None = set()
         self._loaded = asyncio.Event()
         self._observed = -_FRESH
+        self._exceeds = False
 
     # Loading
 
@@ -160,12 +162,16 @@ class Space:
         self._observed = self._clock()
 
     async def trim(self) -> None:
-        """Evict what is beyond the limit, or below the floor."""
+        """Evict what is beyond the limit, or below the floor, as far as it is not in use."""
         async with self._turns:
-            try:
-                await self._evict(self.budget.excess)
-            except NoSpace as error:
-                self.trouble(str(error))
+            await self._evict(self.budget.excess, partly=True)
+        excess = self.budget.excess
+        if excess and not self._exceeds:
+            self.trouble(
+                f"{self.layout.root} is {excess} bytes beyond its budget of {self.budget.limit}, "
+                f"or beyond what leaves {self.budget.floor} free: what is left in it is in use"
+            )
+        self._exceeds = excess > 0
 
     async def shrink(self, size: int) -> int:
         """Evict until at most `size` bytes are used, as far as that goes; gives how many went."""
@@ -207,20 +213,10 @@ class Space:
     def find(self, key: bytes) -> Entry | None:
         entry = self.budget.find(key)
         if entry is None and self._unseen is not None and is_blob(key) and key not in self._unseen:
-            return self._look(key)
+            # In place, not in a thread: this is for the first seconds only, and who finds a blob
+            # must have it pinned before anybody else has a turn.
+            return None if key in self._moving else look(self.layout.path_of(key))
         return entry
-
-    def _look(self, key: bytes) -> Entry | None:
-        """A blob that is on disk and not counted yet. It is looked for in place, not in a thread:
-        this is for the first seconds only, and nobody who finds something may be interrupted.
-        """
-        if key in self._moving:
-            return None
-        try:
-            status = os.lstat(self.layout.path_of(key))
-        except OSError:
-            return None
-        return Entry(status.st_size, disk_bytes(status))
 
     def use(self, key: bytes) -> None:
         """The key, which is there, was asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -277,14 +277,10 @@ class BlobStore:
 
     # What it holds
 
-    def blobs(self) -> list[StoredBlob]:
-        """All blobs, the next one to be evicted first; those that are counted by now."""
-        entries = self.space.budget.entries()
-        return [
-            StoredBlob(digest_of(key), entry.size, entry.disk)
-            for key, entry, _ in entries
-            if is_blob(key)
-        ]
+    def blobs(self) -> Iterator[StoredBlob]:
+        """All blobs that are counted at this moment, the next one to be evicted first."""
+        entries = [(key, entry) for key, entry, _ in self.space.budget.entries() if is_blob(key)]
+        return (StoredBlob(digest_of(key), entry.size, entry.disk) for key, entry in entries)
 
     async def usage(self) -> Usage:
         """What there is, and what it takes."""
