@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -53,6 +54,20 @@ def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]])
         await work(stop)
 
     asyncio.run(run())
+
+
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """What stands in the way of writing the output is one line; a closed pipe is left to click."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer is written once more when the interpreter ends, and its
+        # failure would be a traceback (Python's documentation, "Note on SIGPIPE").
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.ClickException(f"cannot write the output: {error.strerror}") from error
 
 
 def examples(*lines: str) -> str:

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.base import PROGRAM, UserError, examples, run_until_signal, start_errors
+from proxy.cli.base import (
+    PROGRAM,
+    UserError,
+    examples,
+    output_errors,
+    run_until_signal,
+    start_errors,
+)
 from proxy.config import DEFAULT_LISTEN, is_loopback, parse_listen
 from proxy.oci import MAX_MANIFEST_BYTES, RepositoryName
 
@@ -147,12 +154,5 @@ def rewrite(form: str) -> None:
             rewritten = buildcache.show(content, buildcache.Form(form))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    try:
+    with output_errors():
         click.echo(rewritten, nl=False)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        # What is left in the buffer is written once more when the interpreter ends, and its
-        # failure would be a traceback (Python's documentation, "Note on SIGPIPE").
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise click.ClickException(f"cannot write the output: {error.strerror}") from error
