@@ -5,7 +5,7 @@ line and `app` take it apart, and no other part sees it. Whether a host name is 
 judged here: that grammar belongs to `upstream`.
 """
 
-from proxy.config.load import load_settings
+from proxy.config.load import load_cache_settings, load_settings
 from proxy.config.sources import SettingsError
 from proxy.config.values import (
     DEFAULT_ABANDON_FILLS_BELOW,
@@ -16,6 +16,7 @@ from proxy.config.values import (
     DEFAULT_STALE_IF_ERROR,
     DEFAULT_VERIFY_RATE,
     ENV_PREFIX,
+    CacheSettings,
     LogLevel,
     RegistrySettings,
     Rewrite,
@@ -34,6 +35,7 @@ __all__ = [
     "DEFAULT_STALE_IF_ERROR",
     "DEFAULT_VERIFY_RATE",
     "ENV_PREFIX",
+    "CacheSettings",
     "LogLevel",
     "RegistrySettings",
     "Rewrite",
@@ -41,6 +43,7 @@ __all__ = [
     "SettingsError",
     "Show",
     "is_loopback",
+    "load_cache_settings",
     "load_settings",
     "parse_listen",
 ]

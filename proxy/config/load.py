@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from proxy.config.sources import Given, SettingsError, Sources, Table, kebab
-from proxy.config.values import RegistrySettings, Settings, is_loopback
+from proxy.config.values import CacheSettings, RegistrySettings, Settings, is_loopback
 
 _AWS: Final = frozenset(
     {
@@ -45,7 +45,7 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
         host=host,
         port=port,
         registries=_resolve_registries(sources, given),
-        cache_dir=(sources.cache_dir or default_cache_dir()).absolute(),
+        cache_dir=_resolve_cache_dir(sources),
         cache_size=sources.cache_size,
         min_free=sources.min_free,
         verify_rate=sources.verify_rate,
@@ -56,6 +56,23 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
         insecure_no_client_auth=sources.insecure_no_client_auth,
         proxies=urllib.request.getproxies_environment(),
     )
+
+
+def load_cache_settings(flags: Mapping[str, object]) -> CacheSettings:
+    """Of the settings only what says which cache it is: no registry is needed for that.
+
+    From the same sources, which are judged as a whole, and with the same `SettingsError`.
+    """
+    sources = Given(flags).merge()
+    return CacheSettings(
+        cache_dir=_resolve_cache_dir(sources),
+        cache_size=sources.cache_size,
+        min_free=sources.min_free,
+    )
+
+
+def _resolve_cache_dir(sources: Sources) -> Path:
+    return (sources.cache_dir or default_cache_dir()).absolute()
 
 
 def default_cache_dir() -> Path:

@@ -87,6 +87,15 @@ class Settings:
     proxies: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """The part of the settings that says which cache it is; as in `Settings`."""
+
+    cache_dir: Path
+    cache_size: int
+    min_free: Share
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address. A name other than localhost is not trusted."""
     try:

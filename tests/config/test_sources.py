@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config import RegistrySettings
+from proxy.config import RegistrySettings, SettingsError, load_cache_settings
 from proxy.sizes import Share
 from tests.config.loading import ECR, OTHER_ECR, load
 
@@ -133,3 +133,22 @@ def test_a_path_of_a_flag_is_relative_to_the_working_directory(
 
 def test_a_tilde_is_the_home_directory(tmp_path: Path, file: Path) -> None:
     assert load('cache-dir = "~/c"', file, registry=(ECR,)).cache_dir == tmp_path / "home/c"
+
+
+def test_which_cache_it_is_needs_no_registry_and_is_settled_as_for_serve(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    monkeypatch.setenv("ECR_CACHE_PROXY_CACHE_SIZE", "2GiB")
+    text = 'cache-dir = "cache"\ncache-size = "1GiB"\nmin-free = "3%"\n'
+    served = load(text, file, registry=(ECR,))
+    cache = load_cache_settings({"config": str(file)})
+    assert cache.cache_dir == served.cache_dir == file.parent / "cache"
+    assert cache.cache_size == served.cache_size == 2 * 1024**3
+    assert cache.min_free == served.min_free == Share(fraction=0.03)
+    assert load_cache_settings({}).cache_dir == load(registry=(ECR,)).cache_dir
+
+
+def test_a_mistake_elsewhere_in_the_sources_is_one_for_the_cache_too(file: Path) -> None:
+    file.write_text('lisden = "127.0.0.1:1"\n')
+    with pytest.raises(SettingsError, match="did you mean listen"):
+        load_cache_settings({"config": str(file)})
