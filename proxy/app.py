@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +18,7 @@ from proxy.config import RegistrySettings, Settings
 from proxy.events import Event, Events, Kind
 from proxy.handlers.api import RegistryApi
 from proxy.handlers.blobs import BlobHandlers
+from proxy.handlers.control import listening
 from proxy.handlers.draining import Draining
 from proxy.handlers.health import HealthHandlers
 from proxy.handlers.listings import ListingHandlers
@@ -30,6 +31,7 @@ from proxy.services.manifests import Manifests
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Registries, Rewrite
 from proxy.services.tokens import UploadTokens
+from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
 from proxy.services.uploads import Uploads
 from proxy.upstream import Registry, RegistryConfig, open_registry
 
@@ -158,7 +160,14 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> AsyncIt
             except Exception:  # noqa: BLE001 housekeeping must go on, and its failure be seen
                 _log.exception("housekeeping failed")
 
-    task = asyncio.create_task(loop())
+    async with _beside(loop()):
+        yield
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Do endless work while the context lasts."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
@@ -168,7 +177,7 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> AsyncIt
 
 @asynccontextmanager
 async def build(
-    settings: Settings, events: Events, draining: Draining
+    settings: Settings, events: Events, draining: Draining, rounds: Rounds
 ) -> AsyncIterator[web.Application]:
     """Everything behind the listening socket; raises `StartError`."""
     async with AsyncExitStack() as stack:
@@ -208,6 +217,12 @@ async def build(
             listings=ListingHandlers(Listings()),
         ).add_to(app)
         HealthHandlers(registries).add_to(app)
+
+        if settings.verify_rate:
+            verifying = verify_in_rounds(store, rate=settings.verify_rate, rounds=rounds)
+            await stack.enter_async_context(_beside(verifying))
+        control = listening(Upkeep(store), store.space.layout.control)
+        await stack.enter_async_context(control)
         yield app
 
 
@@ -217,12 +232,16 @@ async def serve(
     stop: asyncio.Event,
     ready: Callable[[Started], None] | None = None,
     events: Events | None = None,
+    rounds: Rounds | None = None,
 ) -> None:
-    """Listen until `stop` is set, then finish what is in flight; raises `StartError`."""
+    """Listen until `stop` is set, then finish what is in flight; raises `StartError`.
+
+    `rounds` says when the background verifies, where it is not at the usual times.
+    """
     draining = Draining()
     events = events or Events()
     events.subscribe(_log_event)
-    async with build(settings, events, draining) as app:
+    async with build(settings, events, draining, rounds or Rounds()) as app:
         runner = web.AppRunner(
             app,
             handle_signals=False,

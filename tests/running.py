@@ -17,6 +17,7 @@ from proxy.app import Started, serve
 from proxy.config import RegistrySettings, Settings
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
+from proxy.services.upkeep import Rounds
 from proxy.standin import StandIn
 
 
@@ -44,6 +45,9 @@ class Client:
         self._url = URL(url)
         self.session = aiohttp.ClientSession(headers=headers, auto_decompress=False)
 
+    def url_of(self, path: str) -> URL:
+        return self._url.join(URL(path, encoded=True))
+
     async def ask(
         self,
         method: str,
@@ -52,7 +56,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: bytes | AsyncIterator[bytes] | io.BytesIO | None = None,
     ) -> Answer:
-        url = self._url.join(URL(path, encoded=True))
+        url = self.url_of(path)
         body = io.BytesIO(body) if isinstance(body, bytes) else body
         async with self.session.request(
             method, url, headers=headers, data=body, allow_redirects=False
@@ -85,6 +89,7 @@ class RunningProxy:
     """`proxy.app.serve` in this event loop, with what it told."""
 
     settings: Settings
+    rounds: Rounds | None = None
     address: str = ""
     told: list[Event] = field(default_factory=list)
     _client: Client | None = None
@@ -116,7 +121,13 @@ class RunningProxy:
         events.subscribe(self._hear)
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(
-            serve(self.settings, stop=self._stop, ready=ready.set_result, events=events)
+            serve(
+                self.settings,
+                stop=self._stop,
+                ready=ready.set_result,
+                events=events,
+                rounds=self.rounds,
+            )
         )
         # A proxy that cannot start ends before it is ready, and says why.
         self._task.add_done_callback(lambda _: ready.done() or ready.cancel())
@@ -157,8 +168,10 @@ async def straight_to(standin: StandIn) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[RunningProxy]:
-    proxy = RunningProxy(settings)
+async def running(
+    settings: Settings, *, rounds: Rounds | None = None
+) -> AsyncIterator[RunningProxy]:
+    proxy = RunningProxy(settings, rounds)
     await proxy.start()
     try:
         yield proxy
