@@ -53,7 +53,10 @@ def test_every_setting_is_a_flag_of_serve() -> None:
 
 
 def flags_of(command: str) -> set[str]:
-    found = commands.commands[command]
+    found: click.Command = commands
+    for name in command.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
     return {
         option
         for parameter in found.get_params(click.Context(found))
@@ -66,7 +69,7 @@ def flags_of(command: str) -> set[str]:
 def test_every_flag_that_is_written_exists(name: str) -> None:
     text = (ROOT / name).read_text("utf-8").replace("\\\n", " ")
     for command, rest in re.findall(
-        r"ecr-cache-proxy (serve|demo|standin|rewrite)\b([^\n`]*)", text
+        r"ecr-cache-proxy (serve|demo|standin|rewrite|cache [a-z]+)\b([^\n`]*)", text
     ):
         assert set(re.findall(r"--[a-z-]+", rest)) <= flags_of(command), rest
 

@@ -15,6 +15,7 @@ import click
 
 from proxy import __version__
 from proxy.cli.base import PROGRAM, examples
+from proxy.cli.cache import cache
 from proxy.cli.local import demo, rewrite, standin
 from proxy.cli.serve import serve
 
@@ -37,7 +38,7 @@ def commands() -> None:
     """
 
 
-for _command in (serve, standin, demo, rewrite):
+for _command in (serve, cache, standin, demo, rewrite):
     commands.add_command(_command)
 
 

@@ -49,6 +49,12 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["standin", "--repository", "App"], "--repository: 'App' is no repository name"),
         (["standin", "--dir", "/dev/null/x"], "cannot use /dev/null/x"),
         (["demo", "--listen", "10.0.0.1:5000"], "--listen: 10.0.0.1 is no loopback address"),
+        (["cache", "rm", "sha256:1"], "'sha256:1' is no digest"),
+        (["cache", "rm"], "Missing argument 'DIGEST...'; see ecr-cache-proxy cache rm --help"),
+        (["cache", "prune"], "Missing option '--to'"),
+        (["cache", "prune", "--to", "half"], "--to: 'half' is no size"),
+        (["cache", "verify", "--rate", "fast"], "--rate: 'fast' is no size"),
+        (["cache", "ls", "--config", "/nowhere"], "cannot read the settings file /nowhere"),
         (["rewrite"], "Missing option '--to'"),
         (["rewrite", "--to", "list"], "Invalid value for '--to': 'list' is not one of"),
     ],
@@ -101,7 +107,13 @@ def test_no_command_prints_the_help_and_fails(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("Usage: ecr-cache-proxy")
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["standin"], ["demo"], ["rewrite"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([], ["serve"], ["standin"], ["demo"], ["rewrite"], ["cache"]),
+        *(["cache", name] for name in ("ls", "stats", "verify", "rm", "prune")),
+    ],
+)
 def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
