@@ -7,7 +7,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from proxy.oci import Digest
+from proxy.oci import OCI_INDEX, Digest
+from tests.caches import NEW, Cache, only
 from tests.crash.wire import Reply, ask
 
 REPOSITORIES = ("app", "team/base", "team/tools")
@@ -24,31 +25,53 @@ class Blob:
         return f"/v2/{self.repository}/blobs/{self.digest}"
 
 
+def make_blob(rng: random.Random, size: int) -> Blob:
+    content = rng.randbytes(size)
+    return Blob(rng.choice(REPOSITORIES), Digest.of(content), content)
+
+
 def make_blobs(rng: random.Random, count: int, largest: int) -> list[Blob]:
-    """Blobs of 1 KB up to `largest` bytes, as many small ones as large ones by order of size."""
-    blobs = []
-    for _ in range(count):
-        content = rng.randbytes(int(1000 * (largest / 1000) ** rng.random()))
-        blobs.append(Blob(rng.choice(REPOSITORIES), Digest.of(content), content))
-    return blobs
+    """Blobs of 1 KB up to `largest` bytes, as many in each order of size."""
+    return [make_blob(rng, int(1000 * (largest / 1000) ** rng.random())) for _ in range(count)]
+
+
+@dataclass(slots=True)
+class Promises:
+    """What clients have been told, by whichever proxy, and may count on from then on.
+
+    `upstream` is what upstream is known to hold: such a blob must be had whenever it is asked for.
+    A push that was answered with 201 counts, whatever became of the proxy afterwards. `caches` are
+    caches that were pushed in the legacy form, by the path of their digest: each must read back as
+    the bytes that were pushed. `unfinished` pushes were broken off by a proxy's end; each has the
+    location where it may go on.
+    """
+
+    upstream: set[Digest] = field(default_factory=set)
+    caches: dict[str, bytes] = field(default_factory=dict)
+    unfinished: list[tuple[Blob, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Seen:
+    """How much was checked: bytes compared, caches read back, pushes begun at one proxy and
+    finished at another.
+    """
+
+    checked: int = 0
+    read_back: int = 0
+    resumed: int = 0
 
 
 @dataclass(slots=True)
 class Load:
-    """Clients of a proxy, which may end under them at any time once `ending` is set, not before.
-
-    `upstream` is what upstream is known to hold: such a blob must be had whenever it is asked for.
-    A push that was answered with 201 counts, whatever became of the proxy afterwards.
-    """
+    """Clients of a proxy, which may end under them at any time once `ending` is set, not before."""
 
     port: int
     blobs: list[Blob]
-    upstream: set[Digest]
-    unfinished: list[tuple[Blob, str]]  # pushes that a proxy's end broke off, by their location
-    killed: bool  # whether the end is a kill
+    promises: Promises
+    seen: Seen
+    killed: bool = False  # whether the end is a kill
     ending: bool = False
-    checked: int = 0  # bytes that were compared
-    resumed: int = 0  # pushes that were begun at one proxy and finished at another
     failed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def client(self, rng: random.Random) -> None:
@@ -66,20 +89,28 @@ class Load:
 
     async def _act(self, rng: random.Random) -> None:
         dice = rng.random()
-        if dice < 0.75:
-            held = [blob for blob in self.blobs if blob.digest in self.upstream]
-            # Some are asked for by everybody, so that clients meet at one fill.
-            blob = held[int(len(held) * rng.random() ** 2)]
-            if dice < 0.4:
-                await self.pull(blob)
-            elif dice < 0.6:
-                await self._pull_range(blob, rng)
-            else:
-                await self._leave(blob, rng)
-        elif dice < 0.8 and self.unfinished:
-            await self._resume(*self.unfinished.pop())
+        if dice < 0.4:
+            await self.pull(self._some_blob(rng))
+        elif dice < 0.58:
+            await self._pull_range(self._some_blob(rng), rng)
+        elif dice < 0.72:
+            await self._leave(self._some_blob(rng), rng)
+        elif dice < 0.76 and self.promises.unfinished:
+            await self._resume(*self.promises.unfinished.pop())
+        elif dice < 0.8 and self.promises.caches:
+            await self.read_back(rng.choice(list(self.promises.caches)))
+        elif dice < 0.82:
+            await self._export(rng)
         else:
             await self.push(rng.choice(self.blobs), rng)
+
+    def _held(self) -> list[Blob]:
+        return [blob for blob in self.blobs if blob.digest in self.promises.upstream]
+
+    def _some_blob(self, rng: random.Random) -> Blob:
+        """Some are asked for by everybody, so that clients meet at one fill."""
+        held = self._held()
+        return held[int(len(held) * rng.random() ** 2)]
 
     async def pull(self, blob: Blob) -> None:
         reply = await ask(self.port, "GET", blob.path)
@@ -113,7 +144,7 @@ class Load:
         assert reply.status == status, reply
         assert reply.length == len(expected), reply.headers
         assert reply.body == expected[: len(reply.body)], "a wrong byte was served"
-        self.checked += len(reply.body)
+        self.seen.checked += len(reply.body)
         if not (self.ending and self.killed):
             wanted = len(expected) if expect is None else expect
             assert len(reply.body) == wanted, f"broken off at {len(reply.body)} of {wanted} bytes"
@@ -134,7 +165,7 @@ class Load:
                 location, rest = sent.headers["location"], b""
             await self._finish(blob, location, rest)
         except ConnectionError:
-            self.unfinished.append((blob, location))
+            self.promises.unfinished.append((blob, location))
             raise
 
     async def _resume(self, blob: Blob, location: str) -> None:
@@ -158,14 +189,43 @@ class Load:
             if not self._is(sent, 202):
                 return
         if await self._finish(blob, location, b""):
-            self.resumed += 1
+            self.seen.resumed += 1
 
     async def _finish(self, blob: Blob, location: str, rest: bytes) -> bool:
         joint = "&" if "?" in location else "?"
         done = await ask(self.port, "PUT", f"{location}{joint}digest={blob.digest}", body=rest)
         if done.status == 201:
-            self.upstream.add(blob.digest)
+            self.promises.upstream.add(blob.digest)
         return self._is(done, 201)
+
+    # Caches
+
+    async def _export(self, rng: random.Random) -> None:
+        """Push a cache in the legacy form: its layers are there, its config is pushed first."""
+        repository = rng.choice(REPOSITORIES)
+        held = [blob for blob in self._held() if blob.repository == repository]
+        layers = rng.sample(held, 2)
+        cache = Cache.of(*(blob.content for blob in layers))
+        config = Blob(repository, Digest.of(cache.config), cache.config)
+        await self.push(config, rng)
+        if config.digest not in self.promises.upstream:
+            return
+        done = await ask(
+            self.port,
+            "PUT",
+            f"/v2/{repository}/manifests/cache",
+            headers={"Content-Type": OCI_INDEX, **NEW},
+            body=cache.index,
+        )
+        if self._is(done, 201):
+            digest = done.headers["docker-content-digest"]
+            assert digest == Digest.of(cache.index)
+            self.promises.caches[f"/v2/{repository}/manifests/{digest}"] = cache.index
+
+    async def read_back(self, path: str) -> None:
+        reply = await ask(self.port, "GET", path, headers={**only(OCI_INDEX), **NEW})
+        self._check(reply, 200, self.promises.caches[path])
+        self.seen.read_back += 1
 
     def _is(self, reply: Reply, status: int) -> bool:
         """Whether it is that, as it must be until the end."""

@@ -109,9 +109,11 @@ async def watching(directory: Path, limit: int) -> AsyncIterator[Watched]:
     """A watcher; what it gives is filled in when the context has been left."""
     watched = Watched()
     async with _python("tests.crash.watcher", str(directory), str(limit)) as process:
-        yield watched
         assert process.stdin is not None
         assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert await process.stdout.readline() == b"watching\n"
+        yield watched
         process.stdin.close()
         async with asyncio.timeout(PATIENCE):
             line = await process.stdout.readline()
@@ -145,18 +147,20 @@ def registry_at(told: dict[str, Any]) -> RegistrySettings:
 @asynccontextmanager
 async def _python(module: str, *arguments: str, log: Path | None = None) -> AsyncIterator[Process]:
     """A module run as a program; it ends with its input, or is told to."""
-    with open(log or os.devnull, "ab") as errors:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-W", "error", "-m", module, *arguments),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=errors if log is not None else None,
-            env=environment(AWS_EC2_METADATA_DISABLED="true"),
-        )
+    errors = None if log is None else os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-W", "error", "-m", module, *arguments),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=errors,
+        env=environment(AWS_EC2_METADATA_DISABLED="true"),
+    )
     try:
         yield process
     finally:
+        if errors is not None:
+            os.close(errors)
         assert process.stdin is not None
         process.stdin.close()
         try:

@@ -2,7 +2,8 @@
 
     python -m tests.crash.watcher DIRECTORY LIMIT
 
-It walks until its input ends, and prints a line of JSON, the fields of `Watched`.
+It says `watching` after the first sample, walks on until its input ends, and then prints a line of
+JSON, the fields of `Watched`.
 
 What is summed is `st_blocks` of every file and directory, the top one too. A walk takes a
 millisecond or more, and the files change under it, so it is no picture of one instant:
@@ -47,7 +48,7 @@ class Watched:
     walked_again: int = 0
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """A file or directory. An inode that was freed and taken anew has another name and time."""
 
     name: str  # its end: a blob's is its digest wherever it lies
@@ -55,31 +56,31 @@ class _Seen(NamedTuple):
     size: int  # on disk
 
 
-_Walk = dict[tuple[int, int], _Seen]
+Walk = dict[tuple[int, int], Seen]
 
 
 def disk_usage(directory: str) -> int:
     """What a directory takes on disk with all that is in it, in bytes, as `du` counts."""
-    return _sum(_walk(directory))
+    return total_of(walk(directory))
 
 
 def watch(directory: str, limit: int, watched: Watched) -> None:
     """Take one sample."""
-    first = _walk(directory)
-    total = _sum(first)
+    first = walk(directory)
+    total = total_of(first)
     watched.samples += 1
     watched.widest = max(watched.widest, total)
     if total > limit:
         watched.walked_again += 1
-        total = _sum(_common(first, _walk(directory)))
+        total = total_of(common(first, walk(directory)))
     watched.maximum = max(watched.maximum, total)
 
 
-def _sum(walk: _Walk) -> int:
+def total_of(walk: Walk) -> int:
     return sum(seen.size for seen in walk.values())
 
 
-def _common(first: _Walk, second: _Walk) -> _Walk:
+def common(first: Walk, second: Walk) -> Walk:
     """What was there from the first walk to the second, as large as it was in the first."""
     return {
         inode: seen
@@ -89,8 +90,8 @@ def _common(first: _Walk, second: _Walk) -> _Walk:
     }
 
 
-def _walk(directory: str) -> _Walk:
-    found: _Walk = {}
+def walk(directory: str) -> Walk:
+    found: Walk = {}
     waiting = [directory]
     for path in waiting:  # which grows meanwhile
         _look(path, found)
@@ -105,10 +106,10 @@ def _walk(directory: str) -> _Walk:
     return found
 
 
-def _look(path: str, found: _Walk) -> None:
+def _look(path: str, found: Walk) -> None:
     with suppress(FileNotFoundError, NotADirectoryError):
         status = os.lstat(path)
-        found[status.st_dev, status.st_ino] = _Seen(
+        found[status.st_dev, status.st_ino] = Seen(
             path[-_HEX_DIGITS:], status.st_mtime_ns, status.st_blocks * 512
         )
 
@@ -116,8 +117,11 @@ def _look(path: str, found: _Walk) -> None:
 def main() -> None:
     directory, limit = sys.argv[1], int(sys.argv[2])
     watched = Watched()
+    watch(directory, limit, watched)
+    print("watching", flush=True)
     while not select.select([sys.stdin], [], [], _PAUSE_SECONDS)[0]:
         watch(directory, limit, watched)
+    watch(directory, limit, watched)
     print(json.dumps(asdict(watched)), flush=True)
 
 
