@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,34 +16,18 @@ import pytest
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.standin import Fault, StandIn, StandInSettings
+from tests.crash.conftest import DISK
 from tests.crash.load import Blob, Load, Promises, Seen, make_blob
 from tests.crash.processes import Proxies, proxies
 from tests.crash.server import Order
 
 MIB = 1024 * 1024
-DISK = 64 * MIB
 BUDGET = 1024 * MIB
 SIZE = 6 * MIB + 17
 MEMORY = 200_000_000  # bytes
 # After the disk has refused a write the cache may leave it alone for some seconds: requests go on
 # meanwhile, each of which takes a hundredth of a second or more.
 TRIES = 2000
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    try:
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
-        subprocess.run(mount, check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no `mount` to make a small disk with")
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no small disk can be mounted here: {error.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from tests.running import Client
 # it; how far each has got by then is the machine's.
 SEED = 20_261_125
 ROUNDS = 200
+ROUNDS_ON_A_DISK = 20
 BUDGET = 12 * 1024 * 1024
 BLOBS, NEVER_SEEDED = 60, 8
 LARGEST = 3_000_000
@@ -95,26 +96,32 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 @pytest.fixture
-async def rounds(tmp_path: Path) -> AsyncIterator[Rounds]:
-    (tmp_path / "cache").mkdir()
+def cache(tmp_path: Path) -> Path:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return folder
+
+
+@asynccontextmanager
+async def rounds_over(cache: Path, folder: Path) -> AsyncIterator[Rounds]:
+    """A proxy to be killed, with its cache in one directory and all else in another."""
     blobs = make_blobs(random.Random(SEED), BLOBS, LARGEST)
-    async with upstream(tmp_path / "upstream") as told:
+    async with upstream(folder / "upstream") as told:
         login = aiohttp.encode_basic_auth(told["username"], told["password"])
         straight = Client(told["url"], headers={"Authorization": login})
         for blob in blobs[NEVER_SEEDED:]:
             await straight.push_blob(blob.repository, blob.content)
         await straight.close()
-        order = Order(registry_at(told), str(tmp_path / "cache"), BUDGET, str(tmp_path / "events"))
-        async with proxies(order, tmp_path / "log") as started:
+        order = Order(registry_at(told), str(cache), BUDGET, str(folder / "events"))
+        async with proxies(order, folder / "log") as started:
             seeded = {blob.digest for blob in blobs[NEVER_SEEDED:]}
             yield Rounds(started, blobs, Promises(seeded))
 
 
 async def test_kills_cost_no_byte_no_room_and_leave_nothing_behind(
-    rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cache = tmp_path / "cache"
-    async with watching(cache, BUDGET) as watched:
+    async with rounds_over(cache, tmp_path) as rounds, watching(cache, BUDGET) as watched:
         for number in range(ROUNDS):
             await rounds.run(number)
         await rounds.finish()
@@ -140,6 +147,24 @@ async def test_kills_cost_no_byte_no_room_and_leave_nothing_behind(
         assert store.used_bytes == disk_usage(str(cache))
     finally:
         await store.close()
+
+
+async def test_the_file_system_itself_never_has_more_in_use_than_the_budget(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has nothing but the cache, and counts what no walk sees: what is unlinked and read on."""
+    async with rounds_over(disk, tmp_path) as rounds, watching(disk, BUDGET) as watched:
+        for number in range(ROUNDS_ON_A_DISK):
+            await rounds.run(number)
+    told = rounds.proxies.told()
+    with capsys.disabled():
+        print(
+            f"\nkills on a disk of their own: max-in-use={watched.in_use} max={watched.maximum} "
+            f"budget={BUDGET} samples={watched.samples} evictions={told[Kind.EVICTED]} "
+            f"seed={SEED} rounds={ROUNDS_ON_A_DISK}"
+        )
+    assert watched.in_use <= BUDGET
+    assert told[Kind.EVICTED] > ROUNDS_ON_A_DISK
 
 
 def _words(told: Mapping[Kind, int]) -> str:

@@ -16,7 +16,9 @@ millisecond or more, and the files change under it, so it is no picture of one i
   instant between the two. Only that sum is an excess. A file that was there for less than a walk
   before and after is the price: it escapes such a sum, as one that lives between two samples does.
 
-An unlinked file that is still open takes room and cannot be seen; nor can it be by `du`.
+An unlinked file that is still open takes room and is not seen by a walk, nor by `du`. The file
+system knows of it, and tells what is in use in one call, of one instant: `in_use` says how much
+more that ever was than at the first sample, for directories that have a file system to themselves.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Watched:
     samples: int = 0
     widest: int = 0
     walked_again: int = 0
+    in_use: int = 0
 
 
 class Seen(NamedTuple):
@@ -64,8 +67,14 @@ def disk_usage(directory: str) -> int:
     return total_of(walk(directory))
 
 
-def watch(directory: str, limit: int, watched: Watched) -> None:
+def used_of_file_system(directory: str) -> int:
+    status = os.statvfs(directory)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+
+def watch(directory: str, limit: int, watched: Watched, *, used_before: int = 0) -> None:
     """Take one sample."""
+    watched.in_use = max(watched.in_use, used_of_file_system(directory) - used_before)
     first = walk(directory)
     total = total_of(first)
     watched.samples += 1
@@ -116,12 +125,13 @@ def _look(path: str, found: Walk) -> None:
 
 def main() -> None:
     directory, limit = sys.argv[1], int(sys.argv[2])
-    watched = Watched()
-    watch(directory, limit, watched)
+    watched, before = Watched(), used_of_file_system(directory)
+    watch(directory, limit, watched, used_before=before)
     print("watching", flush=True)
-    while not select.select([sys.stdin], [], [], _PAUSE_SECONDS)[0]:
-        watch(directory, limit, watched)
-    watch(directory, limit, watched)
+    stopped = False
+    while not stopped:
+        stopped = bool(select.select([sys.stdin], [], [], _PAUSE_SECONDS)[0])
+        watch(directory, limit, watched, used_before=before)
     print(json.dumps(asdict(watched)), flush=True)
 
 
