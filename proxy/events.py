@@ -19,7 +19,7 @@ class Kind(StrEnum):
     STORED = "stored"  # a blob was verified and published on disk
     EVICTED = "evicted"
     CORRUPT = "corrupt"  # what upstream sent, or what is on disk, does not hash to its digest
-    DEGRADED = "degraded"  # the disk refuses writes: nothing is stored for the time being
+    DEGRADED = "degraded"  # the disk is full or refuses: nothing is stored for now
     RECOVERED = "recovered"  # the end of that
     PUSHED_BLOB = "pushed-blob"
     PUSHED_MANIFEST = "pushed-manifest"

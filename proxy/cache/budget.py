@@ -78,6 +78,12 @@ class Budget:
         """How many bytes must go before the file system has room for `need` above the floor."""
         return 0 if self._headroom is None else max(0, need - self._headroom)
 
+    @property
+    def is_starved(self) -> bool:
+        """Whether others leave the cache next to nothing of the file system, whatever it evicts."""
+        room = None if self._headroom is None else self._headroom + self._evictable
+        return room is not None and room < self._spare
+
     def reserve(self, need: int) -> None:
         """Count `need` bytes as taken; the caller has seen that there is no shortage."""
         self.reserved += need

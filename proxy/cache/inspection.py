@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from random import shuffle
 from typing import Final
 
 from proxy.cache.disk import to_the_end
@@ -64,10 +65,13 @@ class Audit:
 async def verify(space: Space, *, rate: int) -> AsyncGenerator[Checked, None]:
     """Hash every blob again, at most `rate` bytes a second (0: as fast as it goes).
 
-    Those that come meanwhile are left out: they were hashed as they came.
+    Those that come meanwhile are left out: they were hashed as they came. The order is a random
+    one, so that no blob is always among the last of rounds that a restart cuts short.
     """
     await space.settled()
-    for key in [key for key, _, _ in space.budget.entries() if is_blob(key)]:
+    keys = [key for key, _, _ in space.budget.entries() if is_blob(key)]
+    shuffle(keys)
+    for key in keys:
         entry = space.budget.find(key)
         if entry is None or space.is_moving(key):
             continue

@@ -109,15 +109,26 @@ class Health:
             return  # those who were writing at the same time are refused together
         self._why = str(error.strerror)
         self._until = self._clock() + self._pause
+        self._degrade(
+            f"the disk refuses writes ({self._why}): nothing is stored until it takes some"
+        )
+        self._pause = min(self._pause * 2, _PAUSE_MAX)
+
+    def starved(self, floor: int) -> None:
+        """Others have taken the file system's space, and the cache has none left to give."""
+        self._degrade(
+            f"the file system is full but for {floor} bytes that stay free, and not by the cache: "
+            "nothing is stored until there is room"
+        )
+
+    def _degrade(self, detail: str) -> None:
         if not self.is_degraded:
             self.is_degraded = True
-            detail = f"the disk refuses writes ({self._why}): nothing is stored until it takes some"
             self._events.emit(Event(Kind.DEGRADED, detail=detail))
-        self._pause = min(self._pause * 2, _PAUSE_MAX)
 
     def took(self) -> None:
         """Something was stored."""
         if self.is_degraded:
             self.is_degraded = False
             self._pause = self._first_pause
-            self._events.emit(Event(Kind.RECOVERED, detail="the disk takes writes again"))
+            self._events.emit(Event(Kind.RECOVERED, detail="blobs are stored again"))

@@ -185,6 +185,8 @@ class Space:
             return
         victims = self.budget.victims(shortage, partly=partly)
         if victims is None:
+            if self.budget.is_starved:
+                self.health.starved(self.budget.floor)
             raise NoSpace(
                 f"{shortage} bytes more than there is room for within the budget of "
                 f"{self.budget.limit} and above {self.budget.floor} that stay free: "

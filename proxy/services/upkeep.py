@@ -119,7 +119,8 @@ class Upkeep:
                 if time.monotonic() - told_at >= _PROGRESS_SECONDS:
                     yield {"done": done}
                     told_at = time.monotonic()
-        yield {"audit": asdict(await self._store.audit())}
+        audit = await self._store.audit()
+        yield {"audit": {**asdict(audit), "mended": audit.mended}}
         yield {"verified": {"blobs": blobs, "size": done, "damaged": damaged}}
 
     async def _remove(self, digests: list[Digest]) -> Messages:
