@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
+from proxy.handlers.files import FileDamaged, FileUnusable, read_file, send_file
 from proxy.handlers.ranges import Range
 from proxy.handlers.replies import head_reply, reply, stream_reply
 from proxy.handlers.routes import Route
@@ -31,11 +30,11 @@ class BlobHandlers:
             try:
                 with blob.pin:
                     return await _send_file(request, digest, blob, wanted)
-            except _FileGone:
-                blob = await self._blobs.reopen(target, digest, first)
-        if isinstance(blob, OnDisk):  # stored anew in the meantime
-            with blob.pin:
-                return await _send_file(request, digest, blob, wanted)
+            except FileUnusable as error:
+                blob = await self._blobs.reopen(target, digest, str(error), lost=error.lost)
+            except FileDamaged as error:
+                await self._blobs.discard(target, digest, str(error))
+                return error.response
         return await _send_stream(request, digest, blob, wanted)
 
     async def head(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
@@ -50,60 +49,27 @@ class BlobHandlers:
         return reply(202)
 
 
-# What the file server would act on besides the range: by the file's times, which say nothing here.
-# A blob never changes, so a range of what a client has a part of is always of the same bytes.
-_CONDITIONS: Final = frozenset(
-    {"if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"}
-)
-
-
-# A blob of so few bytes is read in one go: a file server's trips to threads cost more than that.
+# A blob of so few bytes is read in one go: sending a file costs more than that.
 _SMALL: Final = 64 * 1024
-
-
-class _FileGone(Exception):
-    """The file cannot be opened: nothing has been sent yet."""
-
-
-class _BlobFile(web.FileResponse):
-    """A file that is sent by its handler, while it is pinned, and not again by the server."""
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        return None if self.prepared else await super().prepare(request)
-
-    def set_status(self, status: int, reason: str | None = None) -> None:
-        # How the file server says that it cannot open the file. For a client a 404 would mean that
-        # upstream has no such blob, and a build that needs it would end there.
-        if status in (403, 404):
-            raise _FileGone
-        super().set_status(status, reason)
 
 
 async def _send_file(
     request: web.Request, digest: Digest, blob: OnDisk, wanted: Range | None
 ) -> web.StreamResponse:
-    if blob.pin.size <= _SMALL and "Range" not in request.headers:
-        return await _send_small(digest, blob)
-    kept = {k: v for k, v in request.headers.items() if k.lower() not in _CONDITIONS}
+    size = blob.pin.size
+    status, headers = 200, {**_headers(digest), "Accept-Ranges": "bytes"}
+    start, end = 0, size
     if wanted is not None:
-        wanted.resolve(blob.pin.size)  # 416 with the registry's body, not the file server's
-    elif "Range" in request.headers:
-        # A range that may be ignored is, rather than refused by the file server.
-        kept = {k: v for k, v in kept.items() if k.lower() != "range"}
-    if len(kept) != len(request.headers):
-        request = request.clone(headers=kept)
-    response = _BlobFile(blob.pin.path, headers={**reply().headers, **_headers(digest)})
-    await response.prepare(request)
-    return response
-
-
-async def _send_small(digest: Digest, blob: OnDisk) -> web.StreamResponse:
-    try:
-        content = await asyncio.to_thread(blob.pin.path.read_bytes)
-    except OSError as error:
-        raise _FileGone from error
-    headers = {**_headers(digest), "Accept-Ranges": "bytes"}
-    return reply(body=content, content_type=headers["Content-Type"], headers=headers)
+        start, end = wanted.resolve(size)
+        status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{size}"
+    if size <= _SMALL:
+        content = await read_file(blob.pin.path, size)
+        kind = headers["Content-Type"]
+        return reply(status, body=content[start:end], content_type=kind, headers=headers)
+    headers["Content-Length"] = str(end - start)
+    return await send_file(
+        request, blob.pin.path, size, status=status, headers=headers, start=start, end=end
+    )
 
 
 async def _send_stream(

@@ -66,22 +66,34 @@ async def stream_reply(
     When it breaks off, the connection is broken too: a client must never take a part for the
     whole, and nothing that is not of the body may be appended to it.
     """
-    response = web.StreamResponse(status=status, headers={**_COMMON, **headers})
-    # At once, since upstream may take its time for the first byte.
-    response._send_headers_immediately = True
-    await response.prepare(request)
+    response = await start_reply(request, status, headers)
     try:
         async with aclosing(chunks):
             async for chunk in chunks:
                 if not await _written(response.write(chunk)):
                     return response
     except Exception as error:  # noqa: BLE001 whatever it was, the body is not whole
-        _log.warning("broke off %s %s: %s", request.method, request.rel_url.raw_path, error)
-        if request.transport is not None:
-            request.transport.abort()
+        break_off(request, str(error))
         return response
     await _written(response.write_eof())
     return response
+
+
+async def start_reply(
+    request: web.Request, status: int, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Send the head of a reply whose body follows: at once, since that may take its time."""
+    response = web.StreamResponse(status=status, headers={**_COMMON, **headers})
+    response._send_headers_immediately = True
+    await response.prepare(request)
+    return response
+
+
+def break_off(request: web.Request, reason: str) -> None:
+    """Break the connection of a reply that has begun and cannot be ended as it should."""
+    _log.warning("broke off %s %s: %s", request.method, request.rel_url.raw_path, reason)
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def _written(write: Awaitable[None]) -> bool:

@@ -88,12 +88,18 @@ class Blobs:
         pin = self._store.find(digest)
         if pin is not None:
             try:
-                await self._permit(target, digest)
+                size = await self._permit(target, digest)
             except BaseException:
                 pin.release()
                 raise
-            self._tell(Kind.HIT, target, digest, pin.size)
-            return OnDisk(pin)
+            if size in (None, pin.size):
+                self._tell(Kind.HIT, target, digest, pin.size)
+                return OnDisk(pin)
+            # What was found at the start may have been cut before. Nothing is served before this
+            # was asked once, or else it was stored since.
+            pin.release()
+            reason = f"its file has {pin.size} bytes, and upstream says {size}"
+            return await self.reopen(target, digest, reason, lost=True)
         if first > FAR_AHEAD and not self._store.is_filling(digest):
             return await self._far(target, digest)
         return await self._follow(target, digest)
@@ -102,19 +108,28 @@ class Blobs:
         self._proofs.drop(target, digest)
         await target.registry.delete_blob(target.repository, digest)
 
-    async def reopen(self, target: Target, digest: Digest, first: int) -> OnDisk | Streamed:
-        """As `open`, after what it gave from disk turned out to be there no more.
+    async def reopen(self, target: Target, digest: Digest, reason: str, *, lost: bool) -> Streamed:
+        """The blob after all, where what `open` gave from disk cannot be read, for that reason.
 
-        Its pin must be released by then.
+        Its pin must be released by then. `lost`: nor can it be later, so it is fetched anew.
         """
-        await self._store.remove(digest)
-        return await self.open(target, digest, first)
+        if lost:
+            await self.discard(target, digest, reason)
+        else:
+            self._tell(Kind.TROUBLE, target, digest, 0, reason)
+        # Where the file stays, the fill of a stored blob goes past it to upstream.
+        return await self._follow(target, digest)
+
+    async def discard(self, target: Target, digest: Digest, reason: str) -> None:
+        """Take a blob out of the cache whose file is not what was stored."""
+        if await self._store.remove(digest):
+            self._tell(Kind.CORRUPT, target, digest, 0, reason)
 
     async def _follow(self, target: Target, digest: Digest) -> Streamed:
         while True:
-            joining = self._store.is_filling(digest)
-            if joining:
-                # The fill may be running on another repository's permission.
+            unasked = self._store.is_filling(digest) or self._store.contains(digest)
+            if unasked:
+                # Upstream's answer to the fill may have been to another repository.
                 await self._permit(target, digest)
             source = _UpstreamBlob(target, digest)
             fill = self._store.fill(digest, source)
@@ -135,7 +150,7 @@ class Blobs:
                     raise
                 # Refused to another repository, which says nothing about this one: begin anew.
                 continue
-            if not joining:
+            if not unasked:
                 self._proofs.add(target, digest)
             self._tell(kind, target, digest, total or 0)
             return Streamed(total, fill.reader)
@@ -165,9 +180,11 @@ class Blobs:
 
         return Streamed(total, read)
 
-    async def _permit(self, target: Target, digest: Digest) -> None:
-        if not self._proofs.has(target, digest):
-            await self._questions.do((*target.key, digest), lambda: self._ask(target, digest))
+    async def _permit(self, target: Target, digest: Digest) -> int | None:
+        """Raise unless the repository holds the blob; its size in bytes if that was heard."""
+        if self._proofs.has(target, digest):
+            return None
+        return await self._questions.do((*target.key, digest), lambda: self._ask(target, digest))
 
     async def _ask(self, target: Target, digest: Digest) -> int | None:
         try:
@@ -178,6 +195,8 @@ class Blobs:
         self._proofs.add(target, digest)
         return size
 
-    def _tell(self, kind: Kind, target: Target, digest: Digest, size: int) -> None:
+    def _tell(
+        self, kind: Kind, target: Target, digest: Digest, size: int, detail: str = ""
+    ) -> None:
         registry, repository = target.key
-        self._events.emit(Event(kind, registry, repository, digest, size))
+        self._events.emit(Event(kind, registry, repository, digest, size, detail))
