@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from proxy.handlers.uploads import UploadHandlers
 from proxy.services.blobs import Blobs
 from proxy.services.listings import Listings
 from proxy.services.manifests import Manifests
+from proxy.services.outages import Outages
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Registries, Rewrite
 from proxy.services.tokens import UploadTokens
@@ -177,7 +179,12 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def build(
-    settings: Settings, events: Events, draining: Draining, rounds: Rounds
+    settings: Settings,
+    events: Events,
+    draining: Draining,
+    *,
+    rounds: Rounds,
+    clock: Callable[[], float],
 ) -> AsyncIterator[web.Application]:
     """Everything behind the listening socket; raises `StartError`."""
     async with AsyncExitStack() as stack:
@@ -197,8 +204,8 @@ async def build(
             raise StartError(str(error)) from error
         registries = await _open_registries(settings, events, stack)
 
-        proofs = Proofs()
-        blobs = Blobs(store, proofs, events)
+        proofs = Proofs(stale_seconds=settings.stale_if_error, clock=clock)
+        blobs = Blobs(store, proofs, Outages(events, clock=clock), events)
         stack.push_async_callback(blobs.close)
         manifests = Manifests(records, events)
         stack.push_async_callback(manifests.close)
@@ -233,15 +240,17 @@ async def serve(
     ready: Callable[[Started], None] | None = None,
     events: Events | None = None,
     rounds: Rounds | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Listen until `stop` is set, then finish what is in flight; raises `StartError`.
 
-    `rounds` says when the background verifies, where it is not at the usual times.
+    `rounds` says when the background verifies, where it is not at the usual times. By `clock`, in
+    seconds, what upstream has said of permission grows old.
     """
     draining = Draining()
     events = events or Events()
     events.subscribe(_log_event)
-    async with build(settings, events, draining, rounds or Rounds()) as app:
+    async with build(settings, events, draining, rounds=rounds or Rounds(), clock=clock) as app:
         runner = web.AppRunner(
             app,
             handle_signals=False,

@@ -161,6 +161,10 @@ class Unavailable(RegistryError):
     status = 503
 
 
+class CredentialsRefused(Unavailable):
+    """Upstream refused the proxy's own credentials: an outage to clients, and yet its answer."""
+
+
 class GatewayTimeout(RegistryError):
     code = "UNAVAILABLE"
     status = 504

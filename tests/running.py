@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import shutil
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,6 +91,7 @@ class RunningProxy:
 
     settings: Settings
     rounds: Rounds | None = None
+    clock: Callable[[], float] = time.monotonic
     address: str = ""
     told: list[Event] = field(default_factory=list)
     _client: Client | None = None
@@ -127,6 +129,7 @@ class RunningProxy:
                 ready=ready.set_result,
                 events=events,
                 rounds=self.rounds,
+                clock=self.clock,
             )
         )
         # A proxy that cannot start ends before it is ready, and says why.
@@ -169,9 +172,12 @@ async def straight_to(standin: StandIn) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, rounds: Rounds | None = None
+    settings: Settings,
+    *,
+    rounds: Rounds | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[RunningProxy]:
-    proxy = RunningProxy(settings, rounds)
+    proxy = RunningProxy(settings, rounds, clock)
     await proxy.start()
     try:
         yield proxy

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.cache import BlobStore, FillFailed, PinnedBlob
-from proxy.errors import BadGateway, BlobUnknown, RegistryError
+from proxy.errors import BadGateway, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
+from proxy.services.outages import Outages, is_trouble
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Target
 from proxy.singleflight import SingleFlight
@@ -57,9 +58,10 @@ class _UpstreamBlob:
 class Blobs:
     """Finds, fetches, stats and deletes blobs under a repository."""
 
-    def __init__(self, store: BlobStore, proofs: Proofs, events: Events) -> None:
+    def __init__(self, store: BlobStore, proofs: Proofs, outages: Outages, events: Events) -> None:
         self._store = store
         self._proofs = proofs
+        self._outages = outages
         self._events = events
         self._questions: SingleFlight[tuple[str, str, Digest], int | None] = SingleFlight()
 
@@ -141,7 +143,7 @@ class Blobs:
             except FillFailed as error:
                 raise BadGateway(str(error)) from error
             except RegistryError as error:
-                refused = error.wire_status in (403, 404)
+                refused = not is_trouble(error)
                 if ours and refused:
                     self._proofs.drop(target, digest)
                 if ours or not refused:
@@ -181,17 +183,38 @@ class Blobs:
         return Streamed(total, read)
 
     async def _permit(self, target: Target, digest: Digest) -> int | None:
-        """Raise unless the repository holds the blob; its size in bytes if that was heard."""
+        """Raise unless the repository holds the blob; its size in bytes if that was heard.
+
+        While upstream cannot be asked, an older proof will do; never against an answer of its own.
+        """
         if self._proofs.has(target, digest):
             return None
-        return await self._questions.do((*target.key, digest), lambda: self._ask(target, digest))
+        registry = target.registry.name
+        if self._proofs.had(target, digest) and not self._outages.shall_ask(registry):
+            self._outages.tell(registry)
+            return None
+        try:
+            return await self._questions.do(
+                (*target.key, digest), lambda: self._ask(target, digest)
+            )
+        except RegistryError as error:
+            # The proof is looked for again: in the meantime upstream may have denied it.
+            if not is_trouble(error) or not self._proofs.had(target, digest):
+                raise
+            self._outages.tell(registry)
+            return None
 
     async def _ask(self, target: Target, digest: Digest) -> int | None:
         try:
             size = await target.registry.head_blob(target.repository, digest)
-        except BlobUnknown:
-            self._proofs.drop(target, digest)
+        except RegistryError as error:
+            if is_trouble(error):
+                self._outages.failed(target.registry.name)
+            else:
+                self._outages.answered(target.registry.name)
+                self._proofs.drop(target, digest)
             raise
+        self._outages.answered(target.registry.name)
         self._proofs.add(target, digest)
         return size
 

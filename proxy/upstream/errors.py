@@ -159,11 +159,11 @@ def refused_credentials(words: Words, what: What, *, had_some: bool = True) -> R
     """
     said = f": {words.message}" if words.message else ""
     if not had_some:
-        return errors.Unavailable(
+        return errors.CredentialsRefused(
             f"{what.registry} wants credentials for {what}{said} "
             "(the proxy is configured with none for this registry)"
         )
-    return errors.Unavailable(
+    return errors.CredentialsRefused(
         f"{what.registry} refused the proxy's credentials for {what}{said} "
         "(check the credentials that the proxy is configured with for this registry)"
     )
