@@ -74,6 +74,14 @@ def remove_all(paths: Iterable[str]) -> list[OSError | None]:
     return errors
 
 
+def is_as_long(fd: int, path: str) -> bool:
+    """Whether there is a file at the path that is as long as the open one."""
+    try:
+        return os.lstat(path).st_size == os.fstat(fd).st_size
+    except FileNotFoundError:
+        return False
+
+
 def move(fd: int, path: str, target: str) -> os.stat_result:
     """Make an open file durable and rename it; gives its status."""
     os.fsync(fd)

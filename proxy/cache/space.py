@@ -18,6 +18,7 @@ from proxy.cache.files import (
     directory_bytes,
     disk_bytes,
     free_bytes,
+    is_as_long,
     move,
     remove,
     remove_all,
@@ -103,7 +104,7 @@ class Space:
         await self._loaded.wait()
 
     async def close(self) -> None:
-        """End what was begun, removals that wait for a reader too: or their files would be back."""
+        """End what was begun, removals that wait for a reader too, or their files would be back."""
         while self._doomed:
             await self.unlink_taken(*self._doomed.popitem())
         while self._chores:
@@ -115,8 +116,7 @@ class Space:
         await self._times.write()
         if not self.is_loading:
             await self._observe()
-            if self.budget.excess:
-                await self.trim()
+            await self.trim()
 
     # Room
 
@@ -318,7 +318,8 @@ class Space:
         """Make a whole file durable and visible under `key`, and account for it.
 
         `arrived` is called as it becomes visible, so that nothing can happen in between; with
-        False when there is one already, and the new one is removed. Raises `DiskFailed`, with the
+        False when there is one already, and the new one is removed. One of another length is
+        damaged, as the new one is right, and is replaced. Raises `DiskFailed`, with the
         file still at `path` and the room still held.
         """
         async with self.turn(key) as turn:
@@ -336,11 +337,11 @@ class Space:
         turn: Turn,
         arrived: Callable[[bool], None],
     ) -> None:
-        new = self.find(key) is None
+        known = self.find(key)
         target = self.layout.path_of(key)
         status: os.stat_result | None = None
         try:
-            if new:
+            if known is None or not await self.disk.run(is_as_long, fd, target):
                 status = await self.disk.run(move, fd, path, target)
             else:
                 await self.disk.run(remove, path)
@@ -351,10 +352,12 @@ class Space:
         # No await from here on: it is found, accounted for, and known to its mover in one step.
         room.release()
         if status is not None:
+            if known is not None and (replaced := self.withdraw(key)) is not None:
+                self.budget.gone(replaced)
             self.add(key, Entry(status.st_size, disk_bytes(status)))
             self.health.took()
         turn.end()
-        arrived(new)
+        arrived(status is not None)
 
     async def count_folders(self, *paths: str) -> None:
         """Account for the folders that files were, or were to be, moved from or to."""

@@ -131,7 +131,6 @@ class Uploads:
             await self._commit(session, digest)
             size = session.received.size
             if isinstance(session.received, Spool):
-                await self._discard_other(digest, size)
                 try:
                     await session.received.publish(digest)
                 except CacheError as error:
@@ -142,16 +141,6 @@ class Uploads:
         self._proofs.add(target, digest)
         registry, repository = target.key
         self._events.emit(Event(Kind.PUSHED_BLOB, registry, repository, digest, size))
-
-    async def _discard_other(self, digest: Digest, size: int) -> None:
-        """Take out a file of another size: it cannot be the blob, and would be kept for it."""
-        stored = self._store.find(digest)
-        if stored is None:
-            return
-        stored.release()
-        if stored.size != size and await self._store.remove(digest):
-            detail = f"its file had {stored.size} bytes, not the {size} that were pushed"
-            self._events.emit(Event(Kind.CORRUPT, reference=digest, detail=detail))
 
     async def status(self, target: Target, token: str) -> int:
         """The bytes received so far; raises `BlobUploadUnknown`."""

@@ -285,3 +285,16 @@ async def test_one_that_is_cancelled_while_it_makes_room_keeps_none(cache: Cache
             await result.discard()
         assert cache.store.reserved_bytes == 0
         assert cache.store.used_bytes == cache.disk_bytes()
+
+
+async def test_a_damaged_file_gives_way_to_the_blob_that_comes_again(cache: Cache) -> None:
+    blob = os.urandom(100_000)
+    digest = await put(cache, blob)
+    path = cache.directory / "blobs" / "sha256" / digest.hex[:2] / digest.hex
+    os.truncate(path, 50_000)
+    spool = await cache.store.create_spool("again")
+    await spool.append(blob)
+    assert await spool.publish(digest)
+    assert path.read_bytes() == blob
+    assert cache.store.blob_count == 1
+    assert cache.store.used_bytes == cache.disk_bytes()
