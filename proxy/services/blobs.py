@@ -7,11 +7,12 @@ to ask, and that nobody gets a blob that upstream does not grant under the repos
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Final
 
 from proxy.cache import BlobStore, FillFailed, PinnedBlob
+from proxy.cache.sources import Tap
 from proxy.errors import BadGateway, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
@@ -45,14 +46,17 @@ class Streamed:
 
 
 class _UpstreamBlob:
-    """Where a fill's bytes come from: one blob under one repository."""
+    """Where bytes come from: one blob under one repository, to before `end` if that is given."""
 
-    def __init__(self, target: Target, digest: Digest) -> None:
+    def __init__(self, target: Target, digest: Digest, end: int | None = None) -> None:
         self._target = target
         self._digest = digest
+        self._end = end
 
     def open(self, start: int) -> AbstractAsyncContextManager[BlobStream]:
-        return self._target.registry.open_blob(self._target.repository, self._digest, start=start)
+        return self._target.registry.open_blob(
+            self._target.repository, self._digest, start=start, end=self._end
+        )
 
 
 class Blobs:
@@ -158,26 +162,24 @@ class Blobs:
             return Streamed(total, fill.reader)
 
     async def _far(self, target: Target, digest: Digest) -> Streamed:
-        """Straight from upstream, unstored: the size is asked first, as the reply names it."""
+        """Straight from upstream, unstored: the size is asked first, as the reply names it.
+
+        What breaks off is continued where it stood, as a fill is.
+        """
         total = await self.stat(target, digest)
         self._tell(Kind.BYPASS, target, digest, 0)
 
         async def read(start: int, end: int | None) -> AsyncGenerator[bytes, None]:
-            async with target.registry.open_blob(
-                target.repository, digest, start=start, end=end
-            ) as stream:
-                skip = start - stream.start
-                left = None if end is None else end - start
-                async for chunk in stream.chunks():
-                    # An upstream that ignores Range begins at 0 and goes on to the end.
-                    piece = chunk[skip:] if skip else chunk
-                    skip = max(0, skip - len(chunk))
-                    if left is not None:
-                        piece = piece[:left]
-                        left -= len(piece)
-                    if piece:
-                        yield piece
-                    if left == 0:
+            source = _UpstreamBlob(target, digest, end)
+            async with (
+                Tap(source, digest, start, expected=total) as tap,
+                aclosing(tap.chunks()) as chunks,
+            ):
+                async for chunk in chunks:
+                    # An upstream that ignores Range goes on to the end of the blob.
+                    beyond = 0 if end is None else max(0, tap.position - end)
+                    yield chunk[: len(chunk) - beyond]
+                    if tap.position == end or beyond:
                         return
 
         return Streamed(total, read)
