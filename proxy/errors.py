@@ -34,6 +34,11 @@ class RegistryError(Exception):
     def wire_status(self) -> int:
         return self.status
 
+    @property
+    def is_final(self) -> bool:
+        """Whether it is about what was asked for, so that asking again would change nothing."""
+        return 400 <= self.wire_status < 500 and self.wire_status not in (408, 429)
+
     def body(self) -> bytes:
         """The registry's JSON error body."""
         error = {"code": self.wire_code, "message": self.message}

@@ -177,11 +177,16 @@ async def test_progress_renews_the_patience_with_a_source(cache: Cache) -> None:
     assert source.opened == [0, *cuts]
 
 
-async def test_a_source_without_progress_is_given_up(cache: Cache) -> None:
-    source = ByteSource(BLOB, cuts=[MIB] * 100)
+async def test_a_source_that_is_given_up_stores_nothing(cache: Cache) -> None:
+    source = ByteSource(BLOB, cuts=[MIB])
+    gate = source.gate(MIB)
+    reading = asyncio.create_task(collect(cache.store.fill(DIGEST, source).reader()))
+    await gate.reached.wait()
+    source.refuses = BlobUnknown("it was deleted")
+    gate.go.set()
     with pytest.raises(FillFailed, match=rf"{DIGEST} broke off after {MIB} of {len(BLOB)} bytes"):
-        await collect(cache.store.fill(DIGEST, source).reader())
-    assert source.opened == [0, MIB, MIB, MIB]
+        await reading
+    assert source.opened == [0, MIB]
     assert not cache.store.contains(DIGEST)
     assert cache.store.reserved_bytes == 0
 
