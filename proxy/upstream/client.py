@@ -145,7 +145,7 @@ class Client:
 
     async def _settle(self, call: Call, repetitions: Repetitions) -> aiohttp.ClientResponse:
         """Repeat until the answer is one of `ok`; raise what it is otherwise."""
-        refreshed = asked_again = False
+        refreshed = asked_again = stalled = False
         start = self._destinations.check(call.location or self._base + call.path)
         while True:
             own = self._destinations.takes_credentials(start)
@@ -153,7 +153,11 @@ class Client:
             try:
                 response, url = await self._follow(call, start, used)
             except _Failed as failed:
-                if self._may_repeat(call, failed.error) and await repetitions.pause():
+                repeatable = self._may_repeat(call, failed.error)
+                if repeatable and _stalled(call, failed.error) and not stalled:
+                    stalled = True
+                    continue
+                if repeatable and await repetitions.pause():
                     continue
                 raise translate_failure(failed.error, failed.url, call.what) from failed.error
             if response.status in call.ok or response.status == 404:
@@ -256,6 +260,15 @@ class Client:
                 "arn:aws:s3:::prod-REGION-starport-layer-bucket/*)"
             )
         return errors.BadGateway(message)
+
+
+def _stalled(call: Call, error: Exception) -> bool:
+    """Whether whoever was to send a blob has not answered at all.
+
+    Waiting for that has used up the patience with this request. But a connection that hangs (one
+    server of many, an address that a router has forgotten) says little about the next one.
+    """
+    return call.pool is Pool.DOWNLOADS and isinstance(error, TimeoutError)
 
 
 class _Failed(Exception):

@@ -144,7 +144,8 @@ class Transport:
                     total=None,
                     connect=tuning.queue if pool is Pool.REQUESTS else None,
                     sock_connect=tuning.connect,
-                    sock_read=tuning.idle,
+                    # Not while we make the peer wait: aiohttp stops this clock as it stops reading.
+                    sock_read=tuning.stall if pool is Pool.DOWNLOADS else tuning.idle,
                 ),
                 middlewares=(_send_once,),
                 cookie_jar=aiohttp.DummyCookieJar(),

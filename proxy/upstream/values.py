@@ -44,7 +44,10 @@ class Tuning:
     """Limits of time and number; seconds throughout.
 
     `queue` bounds the wait for a place among the requests to a host, its connection included.
-    `idle` is how long a peer may be silent while we wait for it, in either direction. `patience`
+    `idle` is how long a peer may be silent while we wait for it, in either direction; `stall` the
+    same for a blob that is being read, which is asked for again then. Twice that must be less than
+    the 30 s in which some clients want a reply's headers (BUILDKIT.md), and S3 is never so long
+    about a byte when all is well. `patience`
     bounds all repetitions of one request, `first_pause` is before the first of them. `between` is
     the least time between two requests for a token after one failed. `connections` is per host,
     for requests and for uploads each.
@@ -53,6 +56,7 @@ class Tuning:
     connect: float = 10.0
     queue: float = 30.0
     idle: float = 60.0
+    stall: float = 10.0
     patience: float = 5.0
     attempts: int = 4
     first_pause: float = 0.25
