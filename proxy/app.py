@@ -35,7 +35,7 @@ from proxy.services.registries import Registries, Rewrite
 from proxy.services.tokens import UploadTokens
 from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
 from proxy.services.uploads import Uploads
-from proxy.upstream import Registry, RegistryConfig, open_registry
+from proxy.upstream import Registry, RegistryConfig, Tuning, open_registry
 
 _log = logging.getLogger(__name__)
 _access_log = logging.getLogger("proxy.access")
@@ -98,13 +98,18 @@ class _AccessLogger(AbstractAccessLogger):
         )
 
 
-async def _open_registries(settings: Settings, events: Events, stack: AsyncExitStack) -> Registries:
+async def _open_registries(
+    settings: Settings, events: Events, stack: AsyncExitStack, tuning: Tuning | None
+) -> Registries:
     """All at once: each may have to wait a moment for AWS."""
 
     async def open_one(registry: RegistrySettings) -> Registry:
         try:
             opened = await open_registry(
-                _registry_config(registry), proxies=settings.proxies, events=events
+                _registry_config(registry),
+                proxies=settings.proxies,
+                events=events,
+                tuning=tuning,
             )
         except ValueError as error:
             raise StartError(f"registry {registry.name}: {error}") from error
@@ -185,6 +190,7 @@ async def build(
     *,
     rounds: Rounds,
     clock: Callable[[], float],
+    tuning: Tuning | None,
 ) -> AsyncIterator[web.Application]:
     """Everything behind the listening socket; raises `StartError`."""
     async with AsyncExitStack() as stack:
@@ -202,7 +208,7 @@ async def build(
             secret = await load_secret(store)
         except CacheError as error:
             raise StartError(str(error)) from error
-        registries = await _open_registries(settings, events, stack)
+        registries = await _open_registries(settings, events, stack, tuning)
 
         proofs = Proofs(stale_seconds=settings.stale_if_error, clock=clock)
         blobs = Blobs(store, proofs, Outages(events, clock=clock), events)
@@ -241,6 +247,7 @@ async def serve(
     events: Events | None = None,
     rounds: Rounds | None = None,
     clock: Callable[[], float] = time.monotonic,
+    tuning: Tuning | None = None,
 ) -> None:
     """Listen until `stop` is set, then finish what is in flight; raises `StartError`.
 
@@ -250,7 +257,9 @@ async def serve(
     draining = Draining()
     events = events or Events()
     events.subscribe(_log_event)
-    async with build(settings, events, draining, rounds=rounds or Rounds(), clock=clock) as app:
+    async with build(
+        settings, events, draining, rounds=rounds or Rounds(), clock=clock, tuning=tuning
+    ) as app:
         runner = web.AppRunner(
             app,
             handle_signals=False,

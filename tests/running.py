@@ -20,6 +20,7 @@ from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
 from proxy.services.upkeep import Rounds
 from proxy.standin import StandIn
+from proxy.upstream import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class RunningProxy:
     settings: Settings
     rounds: Rounds | None = None
     clock: Callable[[], float] = time.monotonic
+    tuning: Tuning | None = None
     address: str = ""
     told: list[Event] = field(default_factory=list)
     _client: Client | None = None
@@ -130,6 +132,7 @@ class RunningProxy:
                 events=events,
                 rounds=self.rounds,
                 clock=self.clock,
+                tuning=self.tuning,
             )
         )
         # A proxy that cannot start ends before it is ready, and says why.
@@ -176,8 +179,9 @@ async def running(
     *,
     rounds: Rounds | None = None,
     clock: Callable[[], float] = time.monotonic,
+    tuning: Tuning | None = None,
 ) -> AsyncIterator[RunningProxy]:
-    proxy = RunningProxy(settings, rounds, clock)
+    proxy = RunningProxy(settings, rounds, clock, tuning)
     await proxy.start()
     try:
         yield proxy
