@@ -50,13 +50,22 @@ class BlobStream:
         the next one, upstream is made to wait.
         """
         position = self.start
+        content = self._response.content
+        failure: Exception | None = None
         try:
-            async for chunk in self._response.content.iter_any():
+            async for chunk in content.iter_any():
                 position += len(chunk)
                 yield chunk
         except (aiohttp.ClientError, OSError) as error:
+            failure = error
+        if failure is not None:
+            # From a stream that has failed aiohttp gives no more what it had read ahead, some
+            # hundred KiB of good bytes. They need not cross the uplink again.
+            if rest := content._read_nowait(-1):
+                position += len(rest)
+                yield rest
             what = f"{self._what}, of which {position - self.start} bytes came"
-            raise translate_failure(error, self._response.url, what) from error
+            raise translate_failure(failure, self._response.url, what) from failure
         if self.end is not None and position != self.end:
             raise BadGateway(
                 f"{self._response.url.host} gave {position - self.start} bytes of {self._what}, "

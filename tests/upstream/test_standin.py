@@ -23,7 +23,7 @@ from proxy.errors import (
 from proxy.events import Kind
 from proxy.oci import EMPTY_JSON, OCI_EMPTY, OCI_MANIFEST, Digest, RepositoryName, Tag
 from proxy.standin import Denial, Fault, Role, StandIn, StandInSettings
-from proxy.upstream import Body, Registry, RegistryConfig
+from proxy.upstream import BlobStream, Body, Registry, RegistryConfig
 from tests.upstream.conftest import OpenRegistry
 from tests.upstream.fakes import Told
 
@@ -258,6 +258,24 @@ async def test_cut_body_and_reset(start: Start) -> None:
         await read(registry, DIGEST)
     standin.faults.add(Fault(server="registry", method="GET", reset=True, times=2))
     assert await read(registry, DIGEST) == LAYER
+
+
+async def test_what_came_before_a_cut_is_given_however_late_it_is_read(start: Start) -> None:
+    standin, registry = await start()
+    await push_image(registry)
+    standin.faults.add(Fault(server="s3", cut_after=1000))
+    received = bytearray()
+
+    async def read_on(stream: BlobStream) -> None:
+        async for chunk in stream.chunks():
+            received.extend(chunk)
+
+    async with registry.open_blob(REPO, DIGEST) as stream:
+        while stream._response.content.exception() is None:
+            await registry.ping()
+        with pytest.raises(BadGateway, match="of which 1000 bytes came"):
+            await read_on(stream)
+    assert received == LAYER[:1000]
 
 
 async def test_ignored_range_begins_at_zero(start: Start) -> None:
