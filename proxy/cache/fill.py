@@ -98,7 +98,8 @@ class Fill:
     async def total(self) -> int | None:
         """The blob's size in bytes, None while nobody knows it; waits for the source's answer.
 
-        Raises what the source raises when it is first opened, unchanged.
+        Raises what the source raises when it is first opened, unchanged; and `Corrupt` for a blob
+        that has come as no bytes at all, of which none could be withheld.
         """
         self._readers += 1
         try:

@@ -56,6 +56,11 @@ class Progress:
     def __post_init__(self) -> None:
         self.hasher = self.digest.hasher()
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether what is known of the size may be told: of an empty blob it is all there is."""
+        return self.verified or (self.opened and self.total != 0)
+
     def reaches_end(self, stop: int | None) -> bool:
         """Whether a range up to `stop` (None: no end) has the blob's last byte in it."""
         return stop is None or stop >= (self.position if self.total is None else self.total)
@@ -123,11 +128,12 @@ class Reader(AsyncGenerator[bytes, None]):
 async def total_of(progress: Progress) -> int | None:
     """The blob's size in bytes, None while nobody knows it; waits for the source's answer.
 
-    Raises what the source raises when it is first opened, unchanged.
+    Raises what the source raises when it is first opened, unchanged; and `Corrupt` for a blob that
+    has come as no bytes at all, of which none could be withheld.
     """
-    while not progress.opened and not progress.ended:
+    while not progress.is_measured and not progress.ended:
         await progress.signal.wait()
-    if not progress.opened and progress.failure is not None:
+    if not progress.is_measured and progress.failure is not None:
         raise progress.failure
     return progress.position if progress.verified else progress.total
 
