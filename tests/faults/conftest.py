@@ -1,0 +1,39 @@
+"""A strict ECR that fails on demand, and a proxy in front of it, both on sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.demo import registry_of
+from proxy.standin import StandIn, StandInSettings
+from proxy.upstream import Tuning
+from tests.running import RunningProxy, running, settings_for
+
+# Pauses of no length to speak of, and as many attempts at one request as ever.
+QUICK = Tuning(first_pause=0.01)
+# A stall is one after a moment. A machine with much to do may be taken for stalled as well: for
+# tests that do not count requests.
+HASTY = Tuning(first_pause=0.01, stall=0.5)
+
+
+@pytest.fixture
+async def standin() -> AsyncIterator[StandIn]:
+    async with StandIn(StandInSettings(repositories=("app",), rate_limits=False)) as standin:
+        yield standin
+
+
+@pytest.fixture
+async def proxy(standin: StandIn, tmp_path: Path) -> AsyncIterator[RunningProxy]:
+    settings = settings_for(registry_of(standin), cache_dir=tmp_path / "cache")
+    async with running(settings, tuning=QUICK) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def hasty(standin: StandIn, tmp_path: Path) -> AsyncIterator[RunningProxy]:
+    settings = settings_for(registry_of(standin), cache_dir=tmp_path / "cache")
+    async with running(settings, tuning=HASTY) as proxy:
+        yield proxy
