@@ -79,7 +79,8 @@ class Tap:
 
     Entering opens the source and raises what it raises. `position` is the offset after the last
     byte given; `total` the blob's size in bytes, None where the source does not say and nobody
-    expected one.
+    expected one. With `end` nothing is given from that offset on; a source that knows it too saves
+    sending more.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Tap:
         digest: Digest,
         start: int = 0,
         *,
+        end: int | None = None,
         expected: int | None = None,
         patience: Patience = _DEFAULT,
     ) -> None:
@@ -95,6 +97,7 @@ class Tap:
         self.total = expected
         self._source = source
         self._digest = digest
+        self._end = end
         self._patience = patience
         self._stack = AsyncExitStack()
         self._stream: SourceStream | None = None
@@ -115,7 +118,7 @@ class Tap:
         await self._close()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The bytes from `position` to the end.
+        """The bytes from `position` to the end, the blob's or the one that was named.
 
         Raises `FillFailed` when they cannot be had, `Corrupt` when they are more than `total`.
         """
@@ -133,7 +136,7 @@ class Tap:
             except Exception as error:  # noqa: BLE001 whatever it is, the bytes stopped coming
                 cut = error
             # Where all bytes came, it does not matter how they ended: there are no more to ask for.
-            if self.position == self.total or (cut is None and self.total is None):
+            if self._is_whole or (cut is None and self.total is None):
                 return
             fruitless = 0 if self.position - before >= self._patience.enough else fruitless + 1
             if _is_final(cut) or not await self._pause(fruitless):
@@ -142,6 +145,10 @@ class Tap:
                     f"{self._digest} broke off after {self.position}{whole} bytes "
                     f"and could not be continued: {cut or 'the source ended early'}"
                 ) from cut
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.position in (self.total, self._end)
 
     async def _pause(self, fruitless: int) -> bool:
         """Wait until the source is to be asked again; False, at once, when it is not to be."""
@@ -171,8 +178,12 @@ class Tap:
                         continue
                     if self.total is not None and self.position + len(fresh) > self.total:
                         raise Corrupt(f"{self._digest}: more bytes came than its {self.total}")
+                    if self._end is not None:
+                        fresh = fresh[: self._end - self.position]
                     self.position += len(fresh)
                     yield fresh
+                    if self.position == self._end:
+                        return  # what may come beyond is not wanted
                     self._renew()  # so long it was the source that waited
         finally:
             await self._close()  # nothing is held while there is a pause

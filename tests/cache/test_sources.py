@@ -129,6 +129,16 @@ async def test_what_breaks_after_the_last_byte_is_whole() -> None:
     assert source.opened == [0]
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("end", [100 * KIB + 1, 128 * KIB, len(BLOB), len(BLOB) + 1])
+async def test_a_range_ends_where_it_is_to_end_though_it_was_cut(end: int, ranges: bool) -> None:
+    source = ByteSource(BLOB, cuts=[100 * KIB], ranges=ranges)
+    async with Tap(source, DIGEST, 5, end=end, patience=QUICK) as tap:
+        assert b"".join([chunk async for chunk in tap.chunks()]) == BLOB[5:end]
+    assert source.opened == [5, 100 * KIB]
+    assert source.open_now == 0
+
+
 async def test_a_pause_is_cancelled_with_its_reader_and_holds_nothing() -> None:
     source = Reluctant(ByteSource(BLOB, cuts=[1]), None, times=None)
     reading = asyncio.create_task(drawn(source, FOR_EVER))
