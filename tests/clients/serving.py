@@ -66,6 +66,11 @@ class ServedProxy:
         }
         self._process: subprocess.Popen[str] | None = None
 
+    def forget_peak(self) -> None:
+        """Let `peak_memory` begin with what the process takes now."""
+        assert self._process is not None
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")  # resets VmHWM, proc(5)
+
     def peak_memory(self) -> int:
         """The most memory that the process has taken so far, in bytes."""
         assert self._process is not None
