@@ -14,9 +14,9 @@ from tests.running import RunningProxy, running, settings_for
 
 # Pauses of no length to speak of, and as many attempts at one request as ever.
 QUICK = Tuning(first_pause=0.01)
-# A stall is one after a moment. A machine with much to do may be taken for stalled as well: for
-# tests that do not count requests.
-HASTY = Tuning(first_pause=0.01, stall=0.5)
+# A stall is one after a moment, which is longer than the patience with a request, as it is by
+# default. A machine with much to do may be taken for stalled too: for tests that count no requests.
+HASTY = Tuning(first_pause=0.01, patience=0.4, stall=0.5, idle=3600.0)
 
 
 @pytest.fixture

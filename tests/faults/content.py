@@ -19,6 +19,8 @@ KIB = 1024
 MIB = 1024 * KIB
 TAIL = 16 * KIB  # what is withheld of a blob until it is verified
 REPOSITORY = "app"
+# What never comes is a failure, not a test without end.
+_LIMIT = aiohttp.ClientTimeout(total=60)
 
 
 def noise(size: int, seed: int) -> bytes:
@@ -63,7 +65,7 @@ async def take(
 ) -> Taken:
     body = bytearray()
     url = f"http://{proxy.address}{path_of(digest)}"
-    async with proxy.client.session.get(url, headers=headers) as response:
+    async with proxy.client.session.get(url, headers=headers, timeout=_LIMIT) as response:
         try:
             async for chunk in response.content.iter_any():
                 body += chunk
