@@ -8,13 +8,13 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from proxy.cache import BlobStore, CacheError, RecordStore, load_secret
+from proxy.cache import PATIENCE, BlobStore, CacheError, Patience, RecordStore, load_secret
 from proxy.config import RegistrySettings, Settings
 from proxy.events import Event, Events, Kind
 from proxy.handlers.api import RegistryApi
@@ -79,6 +79,20 @@ class Started:
     registries: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When and for how long, where no setting says it; in tests, time runs out sooner.
+
+    `rounds` of the background verify, `tuning` of what is asked upstream, `patience` with a blob
+    that breaks off; by `clock`, in seconds, what upstream has said of permission grows old.
+    """
+
+    rounds: Rounds = field(default_factory=Rounds)
+    tuning: Tuning = field(default_factory=Tuning)
+    patience: Patience = PATIENCE
+    clock: Callable[[], float] = time.monotonic
+
+
 class _AccessLogger(AbstractAccessLogger):
     """One line a request; never a query, which may carry a token."""
 
@@ -99,7 +113,7 @@ class _AccessLogger(AbstractAccessLogger):
 
 
 async def _open_registries(
-    settings: Settings, events: Events, stack: AsyncExitStack, tuning: Tuning | None
+    settings: Settings, events: Events, stack: AsyncExitStack, tuning: Tuning
 ) -> Registries:
     """All at once: each may have to wait a moment for AWS."""
 
@@ -184,13 +198,7 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def build(
-    settings: Settings,
-    events: Events,
-    draining: Draining,
-    *,
-    rounds: Rounds,
-    clock: Callable[[], float],
-    tuning: Tuning | None,
+    settings: Settings, events: Events, draining: Draining, timing: Timing
 ) -> AsyncIterator[web.Application]:
     """Everything behind the listening socket; raises `StartError`."""
     async with AsyncExitStack() as stack:
@@ -200,6 +208,7 @@ async def build(
                 budget=settings.cache_size,
                 floor=settings.min_free,
                 abandon_below=settings.abandon_fills_below,
+                patience=timing.patience,
                 events=events,
             )
             stack.push_async_callback(store.close)
@@ -208,10 +217,10 @@ async def build(
             secret = await load_secret(store)
         except CacheError as error:
             raise StartError(str(error)) from error
-        registries = await _open_registries(settings, events, stack, tuning)
+        registries = await _open_registries(settings, events, stack, timing.tuning)
 
-        proofs = Proofs(stale_seconds=settings.stale_if_error, clock=clock)
-        blobs = Blobs(store, proofs, Outages(events, clock=clock), events)
+        proofs = Proofs(stale_seconds=settings.stale_if_error, clock=timing.clock)
+        blobs = Blobs(store, proofs, Outages(events, clock=timing.clock), events)
         stack.push_async_callback(blobs.close)
         manifests = Manifests(records, events)
         stack.push_async_callback(manifests.close)
@@ -232,7 +241,7 @@ async def build(
         HealthHandlers(registries).add_to(app)
 
         if settings.verify_rate:
-            verifying = verify_in_rounds(store, rate=settings.verify_rate, rounds=rounds)
+            verifying = verify_in_rounds(store, rate=settings.verify_rate, rounds=timing.rounds)
             await stack.enter_async_context(_beside(verifying))
         control = listening(Upkeep(store), store.space.layout.control)
         await stack.enter_async_context(control)
@@ -245,21 +254,13 @@ async def serve(
     stop: asyncio.Event,
     ready: Callable[[Started], None] | None = None,
     events: Events | None = None,
-    rounds: Rounds | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    tuning: Tuning | None = None,
+    timing: Timing | None = None,
 ) -> None:
-    """Listen until `stop` is set, then finish what is in flight; raises `StartError`.
-
-    `rounds` says when the background verifies, where it is not at the usual times. By `clock`, in
-    seconds, what upstream has said of permission grows old.
-    """
+    """Listen until `stop` is set, then finish what is in flight; raises `StartError`."""
     draining = Draining()
     events = events or Events()
     events.subscribe(_log_event)
-    async with build(
-        settings, events, draining, rounds=rounds or Rounds(), clock=clock, tuning=tuning
-    ) as app:
+    async with build(settings, events, draining, timing or Timing()) as app:
         runner = web.AppRunner(
             app,
             handle_signals=False,

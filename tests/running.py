@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import shutil
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +13,11 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-from proxy.app import Started, serve
+from proxy.app import Started, Timing, serve
 from proxy.config import RegistrySettings, Settings
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
-from proxy.services.upkeep import Rounds
 from proxy.standin import StandIn
-from proxy.upstream import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +88,7 @@ class RunningProxy:
     """`proxy.app.serve` in this event loop, with what it told."""
 
     settings: Settings
-    rounds: Rounds | None = None
-    clock: Callable[[], float] = time.monotonic
-    tuning: Tuning | None = None
+    timing: Timing = field(default_factory=Timing)
     address: str = ""
     told: list[Event] = field(default_factory=list)
     _client: Client | None = None
@@ -130,9 +125,7 @@ class RunningProxy:
                 stop=self._stop,
                 ready=ready.set_result,
                 events=events,
-                rounds=self.rounds,
-                clock=self.clock,
-                tuning=self.tuning,
+                timing=self.timing,
             )
         )
         # A proxy that cannot start ends before it is ready, and says why.
@@ -175,13 +168,9 @@ async def straight_to(standin: StandIn) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def running(
-    settings: Settings,
-    *,
-    rounds: Rounds | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    tuning: Tuning | None = None,
+    settings: Settings, *, timing: Timing | None = None
 ) -> AsyncIterator[RunningProxy]:
-    proxy = RunningProxy(settings, rounds, clock, tuning)
+    proxy = RunningProxy(settings, timing or Timing())
     await proxy.start()
     try:
         yield proxy

@@ -8,12 +8,13 @@ from proxy.cache.fill import Fill
 from proxy.cache.inspection import Audit, Checked
 from proxy.cache.records import RecordStore
 from proxy.cache.secret import load_secret
-from proxy.cache.sources import Source, SourceStream
+from proxy.cache.sources import PATIENCE, Patience, Source, SourceStream
 from proxy.cache.spool import Spool
 from proxy.cache.store import BlobStore
 from proxy.cache.values import PinnedBlob, StoredBlob, Usage
 
 __all__ = [
+    "PATIENCE",
     "Audit",
     "BlobStore",
     "CacheError",
@@ -21,6 +22,7 @@ __all__ = [
     "Fill",
     "FillFailed",
     "NoSpace",
+    "Patience",
     "PinnedBlob",
     "RecordStore",
     "Source",

@@ -19,7 +19,7 @@ from proxy.cache.layout import blob_key, partial_key
 from proxy.cache.policy import Entry
 from proxy.cache.reader import Progress, Reader, read, tell, total_of, verify
 from proxy.cache.room import Room
-from proxy.cache.sources import Source, Tap
+from proxy.cache.sources import PATIENCE, Patience, Source, Tap
 from proxy.cache.space import Space
 from proxy.cache.writer import Writer
 from proxy.errors import RangeInvalid
@@ -53,6 +53,7 @@ class Fill:
         size: int | None,
         ended: Callable[[Fill], None],
         abandon_below: int = 0,
+        patience: Patience = PATIENCE,
     ) -> None:
         """`ended` is called once, as it ends or is given up: which happens when all readers have
         left and fewer than `abandon_below` bytes have come.
@@ -66,6 +67,7 @@ class Fill:
         self._progress = Progress(digest, size)
         self._report_end: Callable[[Fill], None] | None = ended
         self._abandon_below = abandon_below
+        self._patience = patience
         self._readers = 0
         self._claimed = False
         self._room: Room | None = None
@@ -113,7 +115,8 @@ class Fill:
         To be closed by the caller, even if it reads nothing. See `reader.read`.
         """
         self._readers += 1
-        return Reader(read(self._space, self.source, self._progress, start, end), self._leave)
+        pieces = read(self._space, self.source, self._progress, start, end, patience=self._patience)
+        return Reader(pieces, self._leave)
 
     def _leave(self) -> None:
         self._readers -= 1
@@ -228,7 +231,13 @@ class Fill:
         """
         progress = self._progress
         async with AsyncExitStack() as stack:
-            tap = Tap(self.source, self.digest, start, expected=progress.total)
+            tap = Tap(
+                self.source,
+                self.digest,
+                start,
+                expected=progress.total,
+                patience=self._patience,
+            )
             try:
                 await stack.enter_async_context(tap)
             except RangeInvalid as error:

@@ -15,7 +15,7 @@ from proxy.cache.disk import SharedFile, Signal
 from proxy.cache.errors import Corrupt, DiskFailed, FillFailed
 from proxy.cache.files import READ_BYTES, open_read
 from proxy.cache.layout import blob_key
-from proxy.cache.sources import Source, Tap
+from proxy.cache.sources import Patience, Source, Tap
 from proxy.cache.space import Space
 from proxy.events import Event, Kind
 from proxy.oci import Digest
@@ -139,7 +139,13 @@ async def total_of(progress: Progress) -> int | None:
 
 
 async def read(
-    space: Space, source: Source, progress: Progress, start: int, end: int | None
+    space: Space,
+    source: Source,
+    progress: Progress,
+    start: int,
+    end: int | None,
+    *,
+    patience: Patience,
 ) -> AsyncGenerator[bytes, None]:
     """The bytes from `start` up to `end` (exclusive, None: the end of the blob), as they come.
 
@@ -157,7 +163,8 @@ async def read(
                 yield piece
         if progress.is_complete(at, stop):
             return
-    async with aclosing(_straight(space, source, progress, at, stop)) as pieces:
+    tap = Tap(source, progress.digest, at, end=stop, expected=progress.total, patience=patience)
+    async with aclosing(_straight(space, tap, progress, stop)) as pieces:
         async for piece in pieces:
             yield piece
 
@@ -225,19 +232,20 @@ async def _hold_file(space: Space, progress: Progress) -> SharedFile | None:
 
 
 async def _straight(
-    space: Space, source: Source, progress: Progress, at: int, stop: int | None
+    space: Space, tap: Tap, progress: Progress, stop: int | None
 ) -> AsyncGenerator[bytes, None]:
     """A range from the source, unstored; verified where all before it was, up to the end."""
+    at = tap.position
     hasher = progress.hash_at(at) if progress.reaches_end(stop) else None
     digest = progress.digest
     kept = b""
-    async with Tap(source, digest, at, expected=progress.total) as tap:
+    async with tap:
         if progress.total not in (None, tap.total):
             raise FillFailed(f"{digest}: its size was {progress.total} and is {tap.total}")
         async with aclosing(tap.chunks()) as chunks:
             async for chunk in chunks:
                 if hasher is None:
-                    piece = chunk if stop is None else chunk[: stop - at]
+                    piece = chunk
                 else:
                     await space.disk.run(hasher.update, chunk)
                     whole = tap.position if tap.total is None else tap.total
@@ -247,8 +255,6 @@ async def _straight(
                 if piece:
                     at += len(piece)
                     yield piece
-                if hasher is None and at == stop:
-                    return
     if hasher is not None:
         try:
             verify(digest, hasher)

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Protocol
 
 from proxy.cache.errors import Corrupt, FillFailed
-from proxy.errors import RegistryError
+from proxy.errors import RangeInvalid, RegistryError
 from proxy.oci import Digest
 
 
@@ -50,7 +50,7 @@ class Patience:
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 no secret
 
 
-_DEFAULT = Patience()
+PATIENCE = Patience()
 
 
 class SourceStream(Protocol):
@@ -91,7 +91,7 @@ class Tap:
         *,
         end: int | None = None,
         expected: int | None = None,
-        patience: Patience = _DEFAULT,
+        patience: Patience = PATIENCE,
     ) -> None:
         self.position = start
         self.total = expected
@@ -120,7 +120,8 @@ class Tap:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The bytes from `position` to the end, the blob's or the one that was named.
 
-        Raises `FillFailed` when they cannot be had, `Corrupt` when they are more than `total`.
+        Raises `FillFailed` when they cannot be had, `Corrupt` when they are more or fewer than
+        `total`.
         """
         fruitless = 0
         self._renew()
@@ -138,6 +139,11 @@ class Tap:
             # Where all bytes came, it does not matter how they ended: there are no more to ask for.
             if self._is_whole or (cut is None and self.total is None):
                 return
+            if isinstance(cut, RangeInvalid):
+                raise Corrupt(
+                    f"{self._digest}: {self.total} bytes were promised, and it ends at "
+                    f"{self.position}: {cut}"
+                ) from cut
             fruitless = 0 if self.position - before >= self._patience.enough else fruitless + 1
             if _is_final(cut) or not await self._pause(fruitless):
                 whole = "" if self.total is None else f" of {self.total}"

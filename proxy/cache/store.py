@@ -29,7 +29,7 @@ from proxy.cache.layout import (
 from proxy.cache.loading import Others, load, write_checkpoint
 from proxy.cache.policy import AgedLfu
 from proxy.cache.room import Room
-from proxy.cache.sources import Source
+from proxy.cache.sources import PATIENCE, Patience, Source
 from proxy.cache.space import Space
 from proxy.cache.spool import Spool, rehash
 from proxy.cache.values import PinnedBlob, StoredBlob, Usage
@@ -54,10 +54,11 @@ class BlobStore:
     open, one per name.
     """
 
-    def __init__(self, space: Space, lock: Lock, *, abandon_below: int) -> None:
+    def __init__(self, space: Space, lock: Lock, *, abandon_below: int, patience: Patience) -> None:
         self.space = space  # for the parts of the cache that share the budget
         self._lock = lock
         self._abandon_below = abandon_below
+        self._patience = patience
         self._others = Others()
         self._fills: dict[Digest, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # of fills, those given up as well
@@ -75,14 +76,15 @@ class BlobStore:
         floor: Share | None = None,
         abandon_below: int = 0,
         pause: float = _PAUSE,
+        patience: Patience = PATIENCE,
     ) -> BlobStore:
         """Own a directory, made where there is none. What is in it is counted before or after this
         returns: `settled` waits for that.
 
         `budget` is in bytes on disk, `floor` what stays free of the file system; fills that nobody
         wants any more are given up below `abandon_below` bytes; a disk that refuses a write is left
-        alone for `pause` seconds at first. Raises `CacheError` naming the directory when it cannot
-        be used, or is in use.
+        alone for `pause` seconds at first; a source that breaks off is asked again with `patience`.
+        Raises `CacheError` naming the directory when it cannot be used, or is in use.
         """
         layout = Layout(directory)
         disk = Disk()
@@ -98,7 +100,7 @@ class BlobStore:
                     f"the file system of {layout.root} cannot be used: {error}"
                 ) from error
             space = Space(layout, disk, Budget(budget, AgedLfu(), floor=free), events, pause=pause)
-            store = cls(space, lock, abandon_below=abandon_below)
+            store = cls(space, lock, abandon_below=abandon_below, patience=patience)
             # A small directory is read in no time, and then nothing begins without it.
             await asyncio.wait([store._loading], timeout=_LOAD_SECONDS)
             if store._loading.done():
@@ -186,6 +188,7 @@ class BlobStore:
             size=size,
             ended=self._fill_ended,
             abandon_below=self._abandon_below,
+            patience=self._patience,
         )
         self._fills[digest] = fill
         task = fill.start()

@@ -172,15 +172,11 @@ class Blobs:
         async def read(start: int, end: int | None) -> AsyncGenerator[bytes, None]:
             source = _UpstreamBlob(target, digest, end)
             async with (
-                Tap(source, digest, start, expected=total) as tap,
+                Tap(source, digest, start, end=end, expected=total) as tap,
                 aclosing(tap.chunks()) as chunks,
             ):
                 async for chunk in chunks:
-                    # An upstream that ignores Range goes on to the end of the blob.
-                    beyond = 0 if end is None else max(0, tap.position - end)
-                    yield chunk[: len(chunk) - beyond]
-                    if tap.position == end or beyond:
-                        return
+                    yield chunk
 
         return Streamed(total, read)
 

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from proxy.app import Timing
 from proxy.cache import BlobStore
 from proxy.demo import registry_of
 from proxy.events import Events, Kind
@@ -180,7 +181,7 @@ async def test_the_background_finds_damage_and_the_blob_is_fetched_again(
     seeded: StandIn, tmp_path: Path
 ) -> None:
     settings = replace(settings_for(registry_of(seeded), cache_dir=tmp_path), verify_rate=ROOMY)
-    async with running(settings, rounds=NO_PAUSE) as proxy:
+    async with running(settings, timing=Timing(rounds=NO_PAUSE)) as proxy:
         await proxy.client.ask("GET", PATH)
         await proxy.until(Kind.STORED)
         damage(tmp_path, DIGEST)
@@ -192,7 +193,7 @@ async def test_the_background_finds_damage_and_the_blob_is_fetched_again(
 
 async def test_without_a_rate_the_background_reads_nothing(seeded: StandIn, tmp_path: Path) -> None:
     settings = replace(settings_for(registry_of(seeded), cache_dir=tmp_path), verify_rate=0)
-    async with running(settings, rounds=NO_PAUSE) as proxy:
+    async with running(settings, timing=Timing(rounds=NO_PAUSE)) as proxy:
         await proxy.client.ask("GET", PATH)
         await proxy.until(Kind.STORED)
         damage(tmp_path, DIGEST)

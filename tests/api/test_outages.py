@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.app import Timing
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import OCI_MANIFEST, Digest
@@ -57,7 +58,7 @@ async def proxy(standin: StandIn, tmp_path: Path, clock: Clock) -> AsyncIterator
         standin.state.put_manifest(repository, cache.image_manifest, OCI_MANIFEST)
     settings = settings_for(registry_of(standin), cache_dir=tmp_path)
     settings = replace(settings, stale_if_error=STALE_SECONDS)
-    async with running(settings, clock=clock) as proxy:
+    async with running(settings, timing=Timing(clock=clock)) as proxy:
         assert await _get(proxy) == 200
         await proxy.until(Kind.STORED)
         yield proxy

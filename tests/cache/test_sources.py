@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.cache.errors import FillFailed
+from proxy.cache.errors import Corrupt, FillFailed
 from proxy.cache.sources import Patience, Source, SourceStream, Tap
 from proxy.errors import (
     BadGateway,
@@ -90,12 +90,17 @@ async def test_after_progress_there_is_no_pause() -> None:
     assert await drawn(source, FOR_EVER) == BLOB
 
 
+async def test_a_blob_that_is_shorter_than_was_promised_is_not_right() -> None:
+    source = Reluctant(ByteSource(BLOB, cuts=[100 * KIB]), RangeInvalid("no byte"), times=None)
+    with pytest.raises(Corrupt, match=f"{len(BLOB)} bytes .* ends at {100 * KIB}"):
+        await drawn(source, FOR_EVER)
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
         BlobUnknown("gone"),
         Denied("not any more"),
-        RangeInvalid("shorter than it was"),
         UpstreamRefusal("no", code="UNKNOWN", status=400),
     ],
     ids=lambda refusal: type(refusal).__name__,

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from proxy.app import Timing
+from proxy.cache import Patience
 from proxy.demo import registry_of
 from proxy.standin import StandIn, StandInSettings
 from proxy.upstream import Tuning
 from tests.running import RunningProxy, running, settings_for
 
 # Pauses of no length to speak of, and as many attempts at one request as ever.
-QUICK = Tuning(first_pause=0.01)
+PATIENCE = Patience(first_pause=0.01)
+QUICK = Timing(tuning=Tuning(first_pause=0.01), patience=PATIENCE)
 # A stall is one after a moment, which is longer than the patience with a request, as it is by
 # default. A machine with much to do may be taken for stalled too: for tests that count no requests.
-HASTY = Tuning(first_pause=0.01, patience=0.4, stall=0.5, idle=3600.0)
+HASTY = Timing(
+    tuning=Tuning(first_pause=0.01, patience=0.4, stall=0.5, idle=3600.0), patience=PATIENCE
+)
 
 
 @pytest.fixture
@@ -28,12 +33,12 @@ async def standin() -> AsyncIterator[StandIn]:
 @pytest.fixture
 async def proxy(standin: StandIn, tmp_path: Path) -> AsyncIterator[RunningProxy]:
     settings = settings_for(registry_of(standin), cache_dir=tmp_path / "cache")
-    async with running(settings, tuning=QUICK) as proxy:
+    async with running(settings, timing=QUICK) as proxy:
         yield proxy
 
 
 @pytest.fixture
 async def hasty(standin: StandIn, tmp_path: Path) -> AsyncIterator[RunningProxy]:
     settings = settings_for(registry_of(standin), cache_dir=tmp_path / "cache")
-    async with running(settings, tuning=HASTY) as proxy:
+    async with running(settings, timing=HASTY) as proxy:
         yield proxy
