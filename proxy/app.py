@@ -24,8 +24,10 @@ from proxy.handlers.draining import Draining
 from proxy.handlers.health import HealthHandlers
 from proxy.handlers.listings import ListingHandlers
 from proxy.handlers.manifests import ManifestHandlers
+from proxy.handlers.metrics import MetricsHandlers
 from proxy.handlers.replies import render_errors
 from proxy.handlers.uploads import UploadHandlers
+from proxy.metrics import Metrics
 from proxy.services.blobs import Blobs
 from proxy.services.listings import Listings
 from proxy.services.manifests import Manifests
@@ -98,7 +100,7 @@ class _AccessLogger(AbstractAccessLogger):
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         # Probes come every few seconds, and say something only when something is wrong.
-        probe = request.path in ("/livez", "/readyz") and response.status == 200
+        probe = request.path in ("/livez", "/readyz", "/metrics") and response.status == 200
         self.logger.log(
             logging.DEBUG if probe else logging.INFO,
             '%s "%s %s" %s %d %.3fs "%s"',
@@ -142,6 +144,39 @@ async def _open_registries(
         await asyncio.gather(*opening, return_exceptions=True)
         raise
     return Registries(opened, {r.name: Rewrite(r.rewrite) for r in settings.registries})
+
+
+def _watch_cache(store: BlobStore, metrics: Metrics) -> None:
+    metrics.add_gauge(
+        "cache_bytes",
+        "Bytes on disk as the file system counts them: used, reserved for what is on its way, and "
+        "the limit of both.",
+        lambda: {
+            "used": store.used_bytes,
+            "reserved": store.reserved_bytes,
+            "limit": store.budget_bytes,
+        },
+        label="state",
+    )
+    for name, text, read in (
+        ("cache_blobs", "Blobs on disk.", lambda: store.blob_count),
+        (
+            "cache_unknown_files",
+            "Files in the cache directory that are not the cache's, as far as they have been seen.",
+            lambda: store.unknown_files,
+        ),
+        (
+            "cache_degraded",
+            "1 while the disk refuses writes, so that nothing is stored.",
+            lambda: store.is_degraded,
+        ),
+        (
+            "cache_scanning",
+            "1 until what was on disk at the start is counted; nothing is stored before.",
+            lambda: store.is_loading,
+        ),
+    ):
+        metrics.add_gauge(name, text, read)
 
 
 def _registry_config(registry: RegistrySettings) -> RegistryConfig:
@@ -201,6 +236,7 @@ async def build(
     settings: Settings, events: Events, draining: Draining, timing: Timing
 ) -> AsyncIterator[web.Application]:
     """Everything behind the listening socket; raises `StartError`."""
+    metrics = Metrics(events)
     async with AsyncExitStack() as stack:
         try:
             store = await BlobStore.open(
@@ -239,6 +275,8 @@ async def build(
             listings=ListingHandlers(Listings()),
         ).add_to(app)
         HealthHandlers(registries).add_to(app)
+        _watch_cache(store, metrics)
+        MetricsHandlers(metrics).add_to(app)
 
         if settings.verify_rate:
             verifying = verify_in_rounds(store, rate=settings.verify_rate, rounds=timing.rounds)
