@@ -16,6 +16,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS: Final = 8
+# For what may keep a disk busy for seconds: to make a large file durable, or to free its blocks.
+# Apart, so that no reader and no fill waits behind that.
+_SLOW_THREADS: Final = 4
 
 
 async def to_the_end(work: Awaitable[T]) -> T:
@@ -41,16 +44,21 @@ class Disk:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cache-disk")
+        self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="cache-slow")
         self._unawaited: set[asyncio.Future[None]] = set()
         self._closed = False
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` gives or raises. When this returns or raises, the thread has ended it."""
-        return await to_the_end(self._submit(work, *args, **kwargs))
+        return await to_the_end(self._submit(self._threads, work, *args, **kwargs))
+
+    async def run_slowly(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same, for what may take the disk seconds."""
+        return await to_the_end(self._submit(self._slow, work, *args, **kwargs))
 
     async def open(self, opener: Callable[[str], int], path: str) -> int:
         """The descriptor that `opener` gives; a caller that is cancelled leaves none open."""
-        future = self._submit(opener, path)
+        future = self._submit(self._threads, opener, path)
         try:
             return await to_the_end(future)
         except asyncio.CancelledError:
@@ -63,22 +71,25 @@ class Disk:
         if self._closed:  # a reader that outlives the cache lets its file go
             work(*args, **kwargs)
             return
-        future = self._submit(work, *args, **kwargs)
+        future = self._submit(self._slow, work, *args, **kwargs)
         self._unawaited.add(future)
         future.add_done_callback(self._unawaited.discard)
 
-    def _submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    def _submit(
+        self, threads: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
         if self._closed:
             raise DiskFailed("the cache is closed")
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
+        return loop.run_in_executor(threads, lambda: work(*args, **kwargs))
 
     async def close(self) -> None:
         """Wait for what was started; what is run after this raises `DiskFailed`."""
         while self._unawaited:
             await asyncio.wait(self._unawaited)
         self._closed = True
-        self._threads.shutdown(wait=True)  # idle threads: this does not block
+        for threads in (self._threads, self._slow):
+            threads.shutdown(wait=True)  # idle threads: this does not block
 
 
 class Signal:

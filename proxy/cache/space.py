@@ -197,7 +197,7 @@ class Space:
 
     async def _unlink(self, leaving: Sequence[tuple[bytes, Entry]], *, evicted: bool) -> None:
         paths = [self.layout.path_of(key) for key, _ in leaving]
-        errors = await self.disk.run(remove_all, paths)
+        errors = await self.disk.run_slowly(remove_all, paths)
         for (key, entry), error in zip(leaving, errors, strict=True):
             self._times.forget(key)
             if error is None:
@@ -342,7 +342,7 @@ class Space:
         status: os.stat_result | None = None
         try:
             if known is None or not await self.disk.run(is_as_long, fd, target):
-                status = await self.disk.run(move, fd, path, target)
+                status = await self.disk.run_slowly(move, fd, path, target)
             else:
                 await self.disk.run(remove, path)
         except OSError as error:

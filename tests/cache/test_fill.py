@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from contextlib import aclosing
 
 import pytest
@@ -397,3 +398,27 @@ async def test_closing_the_store_in_any_phase_of_a_fill_leaves_what_is_accounted
         stored = [f"blobs/sha256/{DIGEST.hex[:2]}/{DIGEST.hex}"]
         assert cache.files() in ([], stored, [f"incoming/sha256-{DIGEST.hex}"])
         await cache.store.remove(DIGEST)
+
+
+async def test_blobs_that_are_being_made_durable_hold_nobody_up(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To write a large file down may keep a slow disk busy for seconds."""
+    go = threading.Event()
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        assert go.wait(60)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    blobs = [os.urandom(100_000) for _ in range(20)]
+    fills = [cache.store.fill(Digest.of(blob), ByteSource(blob)) for blob in blobs]
+    # All of their readers have everything, and others can still begin, and read.
+    assert await asyncio.gather(*(collect(fill.reader()) for fill in fills)) == blobs
+    fill = cache.store.fill(DIGEST, ByteSource(BLOB))
+    assert await collect(fill.reader()) == BLOB
+    assert Kind.STORED not in cache.kinds()
+    go.set()
+    await asyncio.gather(*(each.ended() for each in (*fills, fill)))
+    assert cache.kinds().count(Kind.STORED) == 21
