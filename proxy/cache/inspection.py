@@ -162,7 +162,7 @@ async def _move_aside(space: Space, key: bytes, aside: bytes, entry: Entry) -> N
         space.budget.gone(entry)
         if left is not None:
             space.add(aside, left)
-    await space.count_folders(path, target)
+    await space.overhead.measure(path, target)
 
 
 def _rename(path: str, target: str) -> Entry | None:
@@ -201,8 +201,7 @@ async def audit(space: Space, others: Others) -> Audit:
             fresh.bytes += folder.other
         else:
             root_other = folder.other
-        space.budget.charge(folder.disk - space.folders.get(name, 0))
-        space.folders[name] = folder.disk
+        space.overhead.set_folder(name, folder.disk)
         gone, new = _compare(space, folder, by_folder.pop(name, []))
         missing += gone
         found += new
@@ -210,7 +209,7 @@ async def audit(space: Space, others: Others) -> Audit:
     before = space.budget.used
     for keys in by_folder.values():  # folders that are not there any more
         missing += _compare(space, Folder(""), keys)[0]
-    space.charge_other(fresh.bytes + root_other - space.other_bytes)
+    space.overhead.charge(fresh.bytes + root_other - space.overhead.other)
     drift += space.budget.used - before
     others.bytes, others.unknown, others.example = fresh.bytes, fresh.unknown, fresh.example
     used = space.budget.used

@@ -53,7 +53,7 @@ async def load(space: Space, others: Others) -> None:
         if found is None:
             await _scan(space, others)
         else:
-            space.waits_for_load = True  # it takes a second at the most
+            space.load_deadline = None  # it takes a second or two at the most
             await _restore(space, found, others)
     except OSError as error:
         raise CacheError(
@@ -144,7 +144,7 @@ def _write_checkpoint(space: Space, packed: bytes, count: int, others: Others) -
         space.layout,
         packed,
         count=count,
-        folders=space.folders,
+        folders=space.overhead.folders,
         other=others.bytes,
         unknown=others.unknown,
         example=others.example,

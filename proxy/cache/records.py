@@ -135,7 +135,7 @@ class RecordStore:
         try:
             status, _ = await space.disk.run(replace, space.layout.incoming_of(name), target, data)
         finally:
-            await space.count_folders(target)
+            await space.overhead.measure(target)
         room.release()
         self._forget(name)
         space.add(name, Entry(status.st_size, disk_bytes(status)))

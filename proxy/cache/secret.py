@@ -34,7 +34,7 @@ async def load_secret(store: BlobStore) -> bytes:
             status, replaced = await space.disk.run(
                 replace, f"{space.layout.incoming}/secret-0", path, secret
             )
-            space.charge_other(disk_bytes(status) - replaced)
+            space.overhead.charge(disk_bytes(status) - replaced)
     except OSError as error:
         raise CacheError(f"the key in {path} can be neither read nor written: {error}") from error
     return secret

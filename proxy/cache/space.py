@@ -15,7 +15,6 @@ from proxy.cache.budget import Budget
 from proxy.cache.disk import Disk, to_the_end
 from proxy.cache.errors import DiskFailed, NoSpace
 from proxy.cache.files import (
-    directory_bytes,
     disk_bytes,
     free_bytes,
     is_as_long,
@@ -24,6 +23,7 @@ from proxy.cache.files import (
     remove_all,
 )
 from proxy.cache.layout import Layout, digest_of, is_blob
+from proxy.cache.overhead import Overhead
 from proxy.cache.policy import Entry
 from proxy.cache.room import Health, Room
 from proxy.cache.scan import look
@@ -31,6 +31,9 @@ from proxy.cache.times import Times
 from proxy.cache.turns import Turn, Turns
 from proxy.events import Event, Events, Kind
 
+# What is to be stored waits for so long after the start, in seconds, for the directory to be read.
+# It passes through unstored from then on, and each of its readers fetches it by itself.
+_SHORTLY: Final = 1.0
 # For so long, in seconds, it is taken for true what the file system said of its free space.
 _FRESH: Final = 0.25
 
@@ -56,9 +59,8 @@ class Space:
         self.health = Health(events, pause=pause, clock=loop.time)
         self.blob_count = 0
         self.blob_bytes = 0
-        self.folders: dict[str, int] = {}
-        self.other_bytes = 0
-        self.waits_for_load = False
+        self.overhead = Overhead(layout, disk, budget)
+        self.load_deadline: float | None = loop.time() + _SHORTLY
         self._clock = loop.time
         self._turns = asyncio.Lock()  # those that need an eviction take turns
         self._moving = Turns()
@@ -84,20 +86,13 @@ class Space:
 
     async def complete(self, folders: Mapping[str, int], other: int) -> None:
         """All is counted; `other`: the bytes of files that are no entries."""
-        self.folders = dict(folders)
-        self.budget.charge(sum(folders.values()))
-        self.charge_other(other)
+        self.overhead.begin(folders, other)
         for key in self._times.keys:
             if self.budget.find(key) is not None:
                 self.budget.use(key)
         self._unseen = None
         await self.trim()
         self._loaded.set()
-
-    def charge_other(self, size: int) -> None:
-        """So many bytes more are taken by files that are no entries."""
-        self.other_bytes += size
-        self.budget.charge(size)
 
     async def settled(self) -> None:
         """Wait until all is counted."""
@@ -129,9 +124,11 @@ class Space:
     async def admit(self, *, urgent: bool = False) -> None:
         """Raises `NoSpace` while nothing is stored, whatever its size."""
         if self.is_loading:
-            if not (urgent or self.waits_for_load):
-                raise NoSpace("the cache directory is still being read")
-            await self.settled()
+            try:
+                async with asyncio.timeout_at(None if urgent else self.load_deadline):
+                    await self.settled()
+            except TimeoutError as error:
+                raise NoSpace("the cache directory is still being read") from error
         if not urgent:
             self.health.check()
 
@@ -348,7 +345,7 @@ class Space:
         except OSError as error:
             raise DiskFailed(f"cannot store {path}: {error}") from error
         finally:
-            await self.count_folders(target, path)
+            await self.overhead.measure(target, path)
         # No await from here on: it is found, accounted for, and known to its mover in one step.
         room.release()
         if status is not None:
@@ -358,15 +355,6 @@ class Space:
             self.health.took()
         turn.end()
         arrived(status is not None)
-
-    async def count_folders(self, *paths: str) -> None:
-        """Account for the folders that files were, or were to be, moved from or to."""
-        folders = {os.path.dirname(path) for path in paths}
-        folders |= {os.path.dirname(folder) for folder in folders}
-        for folder, size in (await self.disk.run(directory_bytes, folders)).items():
-            name = self.layout.name_of(folder)
-            self.budget.charge(size - self.folders.get(name, 0))
-            self.folders[name] = size
 
     def trouble(
         self, detail: str, reference: str = "", *, cause: BaseException | None = None

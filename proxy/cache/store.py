@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 # How long an opening waits for the directory to be read, in seconds.
-_LOAD_SECONDS: Final = 0.2
+_LOAD_SECONDS: Final = 0.1
 # How long a disk that refuses a write is left alone, at first.
 _PAUSE: Final = 5.0
 

@@ -49,7 +49,12 @@ class Cache:
         return self._store
 
     async def open(
-        self, *, floor: Share | None = None, abandon_below: int = 0, pause: float = 0.0
+        self,
+        *,
+        floor: Share | None = None,
+        abandon_below: int = 0,
+        pause: float = 0.0,
+        settle: bool = True,
     ) -> BlobStore:
         events = Events()
         events.subscribe(self._hear)
@@ -61,6 +66,8 @@ class Cache:
             abandon_below=abandon_below,
             pause=pause,
         )
+        if settle:
+            await self._store.settled()
         return self._store
 
     async def close(self) -> None:

@@ -35,6 +35,7 @@ class Gated:
         self._folder = folder
         monkeypatch.setattr(loading, "read_folder", self._read)
         monkeypatch.setattr("proxy.cache.store._LOAD_SECONDS", 0.0)
+        monkeypatch.setattr("proxy.cache.space._SHORTLY", 0.0)
 
     def _read(self, layout: Layout, name: str) -> Folder:
         found = read_folder(layout, name)
@@ -125,7 +126,7 @@ async def test_during_the_scan_blobs_are_found_and_nothing_new_is_stored(
     kept, removed = await _put(cache, BLOBS[3]), await _put(cache, BLOBS[4])
     await cache.crash()
     gated = Gated(monkeypatch, f"blobs/sha256/{removed.hex[:2]}")
-    store = await cache.open()
+    store = await cache.open(settle=False)
     assert store.is_loading
     with store.find(kept) or pytest.fail("not found") as pin:
         assert pin.path.read_bytes() == BLOBS[3]
@@ -156,6 +157,24 @@ async def test_during_the_scan_blobs_are_found_and_nothing_new_is_stored(
     assert store.used_bytes == cache.disk_bytes()
 
 
+async def test_what_is_to_be_stored_waits_a_moment_for_the_scan(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a crowd on a small cache, just after its start, costs one download."""
+    await cache.crash()
+    gated = Gated(monkeypatch, "blobs")
+    monkeypatch.setattr("proxy.cache.space._SHORTLY", 3600.0)
+    store = await cache.open(settle=False)
+    source = ByteSource(BLOBS[4])
+    fill = store.fill(Digest.of(BLOBS[4]), source)
+    readers = [asyncio.create_task(collect(fill.reader())) for _ in range(5)]
+    await asyncio.wait(readers, timeout=0)
+    gated.go.set()
+    assert await asyncio.gather(*readers) == [BLOBS[4]] * 5
+    await cache.stored(Digest.of(BLOBS[4]))
+    assert source.opened == [0]
+
+
 async def test_what_is_used_during_the_scan_counts_as_used(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +182,7 @@ async def test_what_is_used_during_the_scan_counts_as_used(
     await cache.crash()
     first = sorted(digests)[0]
     gated = Gated(monkeypatch, f"blobs/sha256/{first.hex[:2]}")
-    store = await cache.open()
+    store = await cache.open(settle=False)
     with store.find(digests[0]) or pytest.fail("not found"):
         gated.go.set()
         await store.settled()
@@ -178,7 +197,7 @@ async def test_closing_during_the_scan_leaves_no_checkpoint(
     digest = await _put(cache, BLOBS[3])
     await cache.crash()
     gated = Gated(monkeypatch, "blobs")
-    await cache.open()
+    await cache.open(settle=False)
     closing = asyncio.create_task(cache.close())
     await asyncio.wait([closing], timeout=0)
     gated.go.set()
