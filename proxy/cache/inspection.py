@@ -12,7 +12,7 @@ from typing import Final
 
 from proxy.cache.disk import to_the_end
 from proxy.cache.errors import DiskFailed
-from proxy.cache.files import hash_range, open_read
+from proxy.cache.files import hash_range, open_unnoticed
 from proxy.cache.layout import (
     digest_of,
     is_blob,
@@ -90,7 +90,7 @@ async def _examine(space: Space, key: bytes, entry: Entry, rate: int) -> str | N
     """What is wrong with a blob; None where there is nothing that it could be said of."""
     digest = digest_of(key)
     try:
-        fd = await space.disk.open(open_read, space.layout.path_of(key))
+        fd = await space.disk.open(open_unnoticed, space.layout.path_of(key))
     except FileNotFoundError:
         return "its file is gone"
     except OSError as error:
