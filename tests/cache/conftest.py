@@ -16,6 +16,7 @@ from proxy.cache import BlobStore
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
 from proxy.sizes import Share
+from tests.cache.sources import ByteSource
 
 MIB = 1024 * 1024
 
@@ -79,6 +80,13 @@ class Cache:
         await self.close()
         self.budget = self.budget if budget is None else budget
         return await self.open()
+
+    async def put(self, blob: bytes) -> Digest:
+        """Have a blob fetched and stored."""
+        digest = Digest.of(blob)
+        await collect(self.store.fill(digest, ByteSource(blob)).reader())
+        await self.stored(digest)
+        return digest
 
     def kinds(self) -> list[Kind]:
         return [event.kind for event in self.told]

@@ -18,13 +18,6 @@ BLOB = os.urandom(MIB)
 DIGEST = Digest.of(BLOB)
 
 
-async def _put(cache: Cache, blob: bytes) -> Digest:
-    digest = Digest.of(blob)
-    await collect(cache.store.fill(digest, ByteSource(blob)).reader())
-    await cache.stored(digest)
-    return digest
-
-
 def _path(cache: Cache, digest: Digest) -> Path:
     return cache.directory / "blobs" / "sha256" / digest.hex[:2] / digest.hex
 
@@ -56,8 +49,8 @@ def _replace(path: Path) -> None:
 
 
 async def test_what_is_right_is_said_to_be(cache: Cache) -> None:
-    digests = {await _put(cache, os.urandom(size)) for size in (0, 1, 70_000)} | {
-        await _put(cache, BLOB)
+    digests = {await cache.put(os.urandom(size)) for size in (0, 1, 70_000)} | {
+        await cache.put(BLOB)
     }
     checked = await _verify(cache)
     assert {each.digest for each in checked} == digests
@@ -80,8 +73,8 @@ async def test_what_is_right_is_said_to_be(cache: Cache) -> None:
 async def test_what_is_damaged_is_put_aside_and_fetched_again(
     cache: Cache, damage: object, problem: str
 ) -> None:
-    await _put(cache, BLOB)
-    other = await _put(cache, b"right")
+    await cache.put(BLOB)
+    other = await cache.put(b"right")
     assert callable(damage)
     damage(_path(cache, DIGEST))
     checked = {each.digest: each.problem for each in await _verify(cache)}
@@ -100,7 +93,7 @@ async def test_what_is_damaged_is_put_aside_and_fetched_again(
 async def test_what_was_put_aside_is_the_first_to_make_room_and_outlives_a_restart(
     cache: Cache,
 ) -> None:
-    await _put(cache, BLOB)
+    await cache.put(BLOB)
     _flip(_path(cache, DIGEST), 7)
     await _verify(cache)
     aside = cache.directory / "quarantine" / f"sha256-{DIGEST.hex}"
@@ -109,7 +102,7 @@ async def test_what_was_put_aside_is_the_first_to_make_room_and_outlives_a_resta
     await cache.open()
     assert (await cache.store.usage()).quarantined == 1
     assert not cache.store.contains(DIGEST)
-    await _put(cache, BLOB)
+    await cache.put(BLOB)
     await cache.reopen(budget=2 * MIB)
     assert not aside.exists()
     assert cache.store.contains(DIGEST)
@@ -117,7 +110,7 @@ async def test_what_was_put_aside_is_the_first_to_make_room_and_outlives_a_resta
 
 async def test_a_blob_that_is_damaged_again_takes_the_place_of_the_first(cache: Cache) -> None:
     for offset in (3, 5):
-        await _put(cache, BLOB)
+        await cache.put(BLOB)
         cache.told.clear()
         _flip(_path(cache, DIGEST), offset)
         await _verify(cache)
@@ -126,7 +119,7 @@ async def test_a_blob_that_is_damaged_again_takes_the_place_of_the_first(cache: 
 
 
 async def test_a_reader_that_is_at_a_damaged_blob_keeps_its_file(cache: Cache) -> None:
-    await _put(cache, BLOB)
+    await cache.put(BLOB)
     _flip(_path(cache, DIGEST), 0)
     with cache.store.find(DIGEST) or pytest.fail("not found") as pin, pin.path.open("rb") as file:
         await _verify(cache)
@@ -138,7 +131,7 @@ async def test_a_reader_that_is_at_a_damaged_blob_keeps_its_file(cache: Cache) -
 async def test_verifying_goes_no_faster_than_it_may(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await _put(cache, BLOB)
+    await cache.put(BLOB)
     pauses: list[float] = []
     real = asyncio.sleep
 
@@ -154,7 +147,7 @@ async def test_verifying_goes_no_faster_than_it_may(
 
 
 async def test_what_is_evicted_while_it_is_verified_is_no_damage(cache: Cache) -> None:
-    digests = [await _put(cache, os.urandom(1000)) for _ in range(3)]
+    digests = [await cache.put(os.urandom(1000)) for _ in range(3)]
     checking = cache.store.verify()
     first = await anext(checking)
     for digest in digests:
@@ -164,7 +157,7 @@ async def test_what_is_evicted_while_it_is_verified_is_no_damage(cache: Cache) -
 
 
 async def test_an_audit_finds_nothing_where_all_is_right(cache: Cache) -> None:
-    await _put(cache, BLOB)
+    await cache.put(BLOB)
     await (await RecordStore.open(cache.store)).put("manifest", "r", "n", "k", b"x")
     audit = await cache.store.audit()
     assert not audit.mended
@@ -172,7 +165,7 @@ async def test_an_audit_finds_nothing_where_all_is_right(cache: Cache) -> None:
 
 
 async def test_an_audit_counts_what_came_and_went_behind_our_back(cache: Cache) -> None:
-    gone, cut = await _put(cache, os.urandom(30_000)), await _put(cache, BLOB)
+    gone, cut = await cache.put(os.urandom(30_000)), await cache.put(BLOB)
     _path(cache, gone).unlink()
     os.truncate(_path(cache, cut), 10)
     new = os.urandom(50_000)
@@ -214,7 +207,7 @@ async def test_an_audit_leaves_alone_what_is_being_written(cache: Cache) -> None
 async def test_an_audit_in_the_middle_of_everything_ends_with_the_right_sum(cache: Cache) -> None:
     async def churn(number: int) -> None:
         for place in range(10):
-            digest = await _put(cache, os.urandom(20_000 + number * 1000 + place))
+            digest = await cache.put(os.urandom(20_000 + number * 1000 + place))
             if place % 2:
                 await cache.store.remove(digest)
 
@@ -229,7 +222,7 @@ async def test_an_audit_in_the_middle_of_everything_ends_with_the_right_sum(cach
 
 async def test_shrinking_evicts_down_to_a_size_and_leaves_what_is_in_use(cache: Cache) -> None:
     for _ in range(6):
-        await _put(cache, os.urandom(MIB))
+        await cache.put(os.urandom(MIB))
     used = cache.store.used_bytes
     assert await cache.store.shrink(3 * MIB) == used - cache.store.used_bytes
     assert 2 * MIB < cache.store.used_bytes <= 3 * MIB
@@ -241,8 +234,8 @@ async def test_shrinking_evicts_down_to_a_size_and_leaves_what_is_in_use(cache: 
 
 
 async def test_usage_tells_what_there_is(cache: Cache) -> None:
-    await _put(cache, BLOB)
-    await _put(cache, b"damaged")
+    await cache.put(BLOB)
+    await cache.put(b"damaged")
     _flip(_path(cache, Digest.of(b"damaged")), 0)
     await _verify(cache)
     usage = await cache.store.usage()

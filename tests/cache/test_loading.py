@@ -19,13 +19,6 @@ from tests.cache.sources import ByteSource
 BLOBS = [os.urandom(size) for size in (0, 5, 5000, 70_000, 200_000)]
 
 
-async def _put(cache: Cache, blob: bytes) -> Digest:
-    digest = Digest.of(blob)
-    await collect(cache.store.fill(digest, ByteSource(blob)).reader())
-    await cache.stored(digest)
-    return digest
-
-
 class Gated:
     """Reads folders, the one named not before it is told to."""
 
@@ -47,7 +40,7 @@ class Gated:
 
 @pytest.mark.parametrize("clean", [True, False])
 async def test_what_was_there_is_there_and_counted(cache: Cache, clean: bool) -> None:
-    digests = [await _put(cache, blob) for blob in BLOBS]
+    digests = [await cache.put(blob) for blob in BLOBS]
     records = await RecordStore.open(cache.store)
     await records.put("alias", "r", "n", "k", b"kept")
     order = [blob.digest for blob in cache.store.blobs()]
@@ -65,7 +58,7 @@ async def test_what_was_there_is_there_and_counted(cache: Cache, clean: bool) ->
 
 
 async def test_who_was_used_last_is_known_after_a_crash_too(cache: Cache) -> None:
-    digests = [await _put(cache, blob) for blob in BLOBS]
+    digests = [await cache.put(blob) for blob in BLOBS]
     for digest in (digests[2], digests[0]):
         with cache.store.find(digest) or pytest.fail("not found"):
             pass
@@ -80,7 +73,7 @@ async def test_who_was_used_last_is_known_after_a_crash_too(cache: Cache) -> Non
 async def test_a_start_by_the_checkpoint_reads_no_folder_of_blobs(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await _put(cache, BLOBS[2])
+    await cache.put(BLOBS[2])
     gated = Gated(monkeypatch, "")
     gated.go.set()
     await cache.reopen()
@@ -103,7 +96,7 @@ async def test_a_start_by_the_checkpoint_reads_no_folder_of_blobs(
 async def test_a_checkpoint_that_is_not_true_any_more_is_not_used(
     cache: Cache, change: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await _put(cache, BLOBS[2])
+    await cache.put(BLOBS[2])
     await cache.close()
     assert callable(change)
     change(cache.directory)
@@ -116,7 +109,7 @@ async def test_a_checkpoint_that_is_not_true_any_more_is_not_used(
 
 
 async def test_the_checkpoint_of_a_crash_is_none(cache: Cache) -> None:
-    digest = await _put(cache, BLOBS[2])
+    digest = await cache.put(BLOBS[2])
     await cache.reopen()
     await cache.store.remove(digest)
     await cache.crash()
@@ -128,7 +121,7 @@ async def test_the_checkpoint_of_a_crash_is_none(cache: Cache) -> None:
 async def test_a_checkpoint_is_within_the_budget(cache: Cache) -> None:
     await cache.reopen(budget=MIB)
     for _ in range(30):
-        await _put(cache, os.urandom(30_000))
+        await cache.put(os.urandom(30_000))
     await cache.close()
     assert cache.disk_bytes() <= MIB
     assert (cache.directory / "checkpoint").exists()
@@ -137,7 +130,7 @@ async def test_a_checkpoint_is_within_the_budget(cache: Cache) -> None:
 async def test_during_the_scan_blobs_are_found_and_nothing_new_is_stored(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, removed = await _put(cache, BLOBS[3]), await _put(cache, BLOBS[4])
+    kept, removed = await cache.put(BLOBS[3]), await cache.put(BLOBS[4])
     await cache.crash()
     gated = Gated(monkeypatch, f"blobs/sha256/{removed.hex[:2]}")
     store = await cache.open(settle=False)
@@ -167,7 +160,7 @@ async def test_during_the_scan_blobs_are_found_and_nothing_new_is_stored(
     assert store.contains(kept)
     assert not store.contains(removed)
     assert not store.contains(Digest.of(other))
-    await _put(cache, other)
+    await cache.put(other)
     assert store.used_bytes == cache.disk_bytes()
 
 
@@ -192,7 +185,7 @@ async def test_what_is_to_be_stored_waits_a_moment_for_the_scan(
 async def test_what_is_used_during_the_scan_counts_as_used(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digests = [await _put(cache, blob) for blob in BLOBS]
+    digests = [await cache.put(blob) for blob in BLOBS]
     await cache.crash()
     first = sorted(digests)[0]
     gated = Gated(monkeypatch, f"blobs/sha256/{first.hex[:2]}")
@@ -208,7 +201,7 @@ async def test_what_is_used_during_the_scan_counts_as_used(
 async def test_closing_during_the_scan_leaves_no_checkpoint(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest = await _put(cache, BLOBS[3])
+    digest = await cache.put(BLOBS[3])
     await cache.crash()
     gated = Gated(monkeypatch, "blobs")
     await cache.open(settle=False)
@@ -226,7 +219,7 @@ async def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_used(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As root one can read everything: the refusal is the disk's, of one folder."""
-    digest = await _put(cache, BLOBS[3])
+    digest = await cache.put(BLOBS[3])
     (cache.directory / "blobs" / "sha512").mkdir()
     await cache.crash()
 

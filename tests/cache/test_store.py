@@ -18,13 +18,6 @@ from tests.cache.conftest import MIB, Cache, collect
 from tests.cache.sources import ByteSource
 
 
-async def put(cache: Cache, content: bytes) -> Digest:
-    digest = Digest.of(content)
-    await collect(cache.store.fill(digest, ByteSource(content)).reader())
-    await cache.stored(digest)
-    return digest
-
-
 def use(cache: Cache, digest: Digest) -> None:
     pin = cache.store.find(digest)
     assert pin is not None
@@ -39,7 +32,7 @@ async def _open(directory: Path) -> BlobStore:
 
 
 async def test_only_this_user_may_read_what_is_stored(cache: Cache) -> None:
-    await put(cache, b"blob")
+    await cache.put(b"blob")
     for path in (cache.directory, *cache.directory.rglob("*")):
         expected = 0o700 if path.is_dir() else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == expected, path
@@ -103,7 +96,7 @@ async def test_a_refused_directory_leaves_the_lock_to_others(tmp_path: Path) -> 
 
 
 async def test_names_never_look_like_compressed_twins(cache: Cache) -> None:
-    await put(cache, b"blob")
+    await cache.put(b"blob")
     assert not any(name.endswith((".gz", ".br")) for name in cache.files())
 
 
@@ -111,7 +104,7 @@ async def test_names_never_look_like_compressed_twins(cache: Cache) -> None:
 
 
 async def test_blobs_are_there_after_a_restart(cache: Cache) -> None:
-    digest = await put(cache, b"kept")
+    digest = await cache.put(b"kept")
     store = await cache.reopen()
     with store.find(digest) or pytest.fail("not found") as pin:
         assert pin.path.read_bytes() == b"kept"
@@ -120,7 +113,7 @@ async def test_blobs_are_there_after_a_restart(cache: Cache) -> None:
 
 
 async def test_the_order_of_use_survives_a_restart(cache: Cache) -> None:
-    blobs = [await put(cache, os.urandom(MIB)) for _ in range(4)]
+    blobs = [await cache.put(os.urandom(MIB)) for _ in range(4)]
     use(cache, blobs[0])
     use(cache, blobs[2])
     await cache.reopen(budget=3 * MIB)  # not even three of them, with the directories
@@ -128,7 +121,7 @@ async def test_the_order_of_use_survives_a_restart(cache: Cache) -> None:
 
 
 async def test_a_use_does_not_change_what_clients_see_of_a_file(cache: Cache) -> None:
-    digest = await put(cache, b"blob")
+    digest = await cache.put(b"blob")
     path = cache.directory / "blobs" / "sha256" / digest.hex[:2] / digest.hex
     before = path.stat().st_mtime_ns
     use(cache, digest)
@@ -142,7 +135,7 @@ async def test_leftovers_of_a_crash_are_removed(cache: Cache) -> None:
     (cache.directory / "incoming" / f"alias-{digest.hex}").write_bytes(b"ha")
     await cache.open()
     assert cache.files() == []
-    assert await put(cache, b"half") == digest
+    assert await cache.put(b"half") == digest
 
 
 async def test_what_is_not_ours_is_counted_and_left_alone(cache: Cache) -> None:
@@ -170,7 +163,7 @@ async def test_what_is_not_ours_is_counted_and_left_alone(cache: Cache) -> None:
 
 async def test_what_is_counted_is_what_the_file_system_counts(cache: Cache) -> None:
     for size in (0, 1, 4096, 4097, 200_000, 3 * MIB):
-        await put(cache, os.urandom(size))
+        await cache.put(os.urandom(size))
         assert cache.store.used_bytes == cache.disk_bytes()
     await cache.store.remove(Digest.of(b""))
     assert cache.store.used_bytes == cache.disk_bytes()
@@ -184,10 +177,10 @@ async def test_what_is_counted_is_what_the_file_system_counts(cache: Cache) -> N
 
 async def test_the_blob_that_was_used_least_goes_first(cache: Cache) -> None:
     await cache.reopen(budget=4 * MIB)
-    blobs = [await put(cache, os.urandom(MIB)) for _ in range(3)]
+    blobs = [await cache.put(os.urandom(MIB)) for _ in range(3)]
     use(cache, blobs[0])
     assert cache.store.contains(blobs[1])  # looking is no use
-    await put(cache, os.urandom(MIB))
+    await cache.put(os.urandom(MIB))
     assert [cache.store.contains(blob) for blob in blobs] == [True, False, True]
     evicted = [event for event in cache.told if event.kind is Kind.EVICTED]
     assert [event.reference for event in evicted] == [blobs[1]]
@@ -196,18 +189,18 @@ async def test_the_blob_that_was_used_least_goes_first(cache: Cache) -> None:
 
 async def test_a_pinned_blob_stays_until_its_last_pin_is_gone(cache: Cache) -> None:
     await cache.reopen(budget=3 * MIB)
-    digest = await put(cache, os.urandom(MIB))
+    digest = await cache.put(os.urandom(MIB))
     first, second = cache.store.find(digest), cache.store.find(digest)
     assert first is not None
     assert second is not None
     first.release()
     first.release()
-    await put(cache, os.urandom(MIB))
-    await put(cache, os.urandom(MIB))
+    await cache.put(os.urandom(MIB))
+    await cache.put(os.urandom(MIB))
     assert cache.store.contains(digest)
     second.release()
-    await put(cache, os.urandom(MIB))
-    await put(cache, os.urandom(MIB))
+    await cache.put(os.urandom(MIB))
+    await cache.put(os.urandom(MIB))
     assert not cache.store.contains(digest)
 
 
@@ -230,7 +223,7 @@ async def test_the_disk_never_holds_more_than_the_budget(cache: Cache) -> None:
 
 async def test_more_than_the_budget_at_start_is_evicted_before_anything_else(cache: Cache) -> None:
     for _ in range(4):
-        await put(cache, os.urandom(MIB))
+        await cache.put(os.urandom(MIB))
     await cache.reopen(budget=2 * MIB)
     assert cache.disk_bytes() <= 2 * MIB
     assert cache.store.blob_count == 1
@@ -240,7 +233,7 @@ async def test_more_than_the_budget_at_start_is_evicted_before_anything_else(cac
 
 
 async def test_a_removed_blob_is_off_the_disk(cache: Cache) -> None:
-    digest = await put(cache, b"blob")
+    digest = await cache.put(b"blob")
     assert await cache.store.remove(digest)
     assert not await cache.store.remove(digest)
     assert cache.store.find(digest) is None
@@ -249,7 +242,7 @@ async def test_a_removed_blob_is_off_the_disk(cache: Cache) -> None:
 
 
 async def test_a_removed_blob_stays_readable_for_those_who_have_it(cache: Cache) -> None:
-    digest = await put(cache, b"blob")
+    digest = await cache.put(b"blob")
     with cache.store.find(digest) or pytest.fail("not found") as pin:
         assert await cache.store.remove(digest)
         assert cache.store.find(digest) is None
@@ -264,7 +257,7 @@ async def test_a_removed_blob_stays_readable_for_those_who_have_it(cache: Cache)
 
 
 async def test_a_removed_blob_does_not_come_back_after_a_restart(cache: Cache) -> None:
-    digest = await put(cache, b"blob")
+    digest = await cache.put(b"blob")
     with cache.store.find(digest) or pytest.fail("not found"):
         assert await cache.store.remove(digest)
         await cache.reopen()
@@ -274,8 +267,8 @@ async def test_a_removed_blob_does_not_come_back_after_a_restart(cache: Cache) -
 async def test_one_that_is_cancelled_while_it_makes_room_keeps_none(cache: Cache) -> None:
     await cache.reopen(budget=3 * MIB)
     for steps in range(25):
-        await put(cache, os.urandom(MIB))
-        await put(cache, os.urandom(MIB))
+        await cache.put(os.urandom(MIB))
+        await cache.put(os.urandom(MIB))
         spool = asyncio.create_task(cache.store.create_spool(f"s{steps}"))
         for _ in range(steps):
             await asyncio.wait([spool], timeout=0)
@@ -289,7 +282,7 @@ async def test_one_that_is_cancelled_while_it_makes_room_keeps_none(cache: Cache
 
 async def test_a_damaged_file_gives_way_to_the_blob_that_comes_again(cache: Cache) -> None:
     blob = os.urandom(100_000)
-    digest = await put(cache, blob)
+    digest = await cache.put(blob)
     path = cache.directory / "blobs" / "sha256" / digest.hex[:2] / digest.hex
     os.truncate(path, 50_000)
     spool = await cache.store.create_spool("again")
