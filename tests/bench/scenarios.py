@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -215,6 +217,41 @@ def start(bench: Bench) -> None:
     report("start to the ready line", "s", [("proxy", seconds)])
 
 
+def many(bench: Bench) -> None:
+    """A start with many blobs on disk, after a clean stop and after a crash, and what they take."""
+    count = 30_000 if bench.quick else 300_000
+    rows: dict[str, list[float]] = {}
+    with bench.place() as place, servers.upstream(place / "upstream") as upstream:
+        folder = place / "proxy"
+        for _ in range(bench.rounds):
+            with servers.proxy(place / "none", upstream) as proxy:
+                rows.setdefault("ready, without blobs: s", []).append(proxy.start_seconds)
+                without = proxy.resident()
+        _write_blobs(folder / "cache" / "blobs" / "sha256", count)
+        for _ in range(bench.rounds):
+            (folder / "cache" / "checkpoint").unlink(missing_ok=True)  # as a crash leaves none
+            for end in ("a crash", "a clean stop"):
+                with servers.proxy(folder, upstream) as proxy:
+                    ready = time.perf_counter()
+                    while proxy.is_counting():
+                        time.sleep(0.02)
+                    counted = time.perf_counter() - ready
+                    each = (proxy.resident() - without) / count
+                rows.setdefault(f"ready, after {end}: s", []).append(proxy.start_seconds)
+                rows.setdefault(f"all counted, after {end}: s more", []).append(counted)
+                rows.setdefault(f"memory, after {end}: bytes a blob", []).append(each)
+    report(f"start with {count:,} blobs", "by row", list(rows.items()))
+
+
+def _write_blobs(folder: Path, count: int) -> None:
+    for number in range(count):
+        content = b"%d" % number
+        hexed = hashlib.sha256(content).hexdigest()
+        file = folder / hexed[:2] / hexed
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
 def eviction(bench: Bench) -> None:
     """The policy of eviction beside others, by the bytes of pulls that it saves; none is served."""
     results = (
@@ -232,6 +269,7 @@ SCENARIOS: Final[Mapping[str, Callable[[Bench], None]]] = {
     "push": pushes,
     "memory": memory,
     "start": start,
+    "many": many,
     "eviction": eviction,
 }
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ class Upstream:
 
 
 class Proxy:
-    """`ecr-cache-proxy serve` with its defaults, and an empty cache."""
+    """`ecr-cache-proxy serve` with its defaults."""
 
     def __init__(self, server: Server, pid: int, start_seconds: float) -> None:
         self.server = server
@@ -55,10 +56,22 @@ class Proxy:
 
     def peak_mb(self) -> float:
         """The most memory that was resident since `forget_peak`, in MB."""
+        return self._memory("VmHWM") / 1e6
+
+    def resident(self) -> int:
+        """The memory that is resident now, in bytes."""
+        return self._memory("VmRSS")
+
+    def is_counting(self) -> bool:
+        """Whether what was on disk is not all counted yet."""
+        with urllib.request.urlopen(f"{self.server.url}/metrics") as reply:
+            return b"ecr_cache_proxy_cache_scanning 1.0" in reply.read()
+
+    def _memory(self, kind: str) -> int:
         for line in (self._proc / "status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-        raise AssertionError("no VmHWM in /proc")
+            if line.startswith(f"{kind}:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError(f"no {kind} in /proc")
 
 
 @contextmanager
@@ -70,7 +83,7 @@ def upstream(folder: Path) -> Iterator[Upstream]:
 
 @contextmanager
 def proxy(folder: Path, of: Upstream) -> Iterator[Proxy]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     environment = of.configure(folder / "proxy.toml")
     command = [sys.executable, "-m", "proxy", "serve", "--config", str(folder / "proxy.toml")]
     command += ["--listen", "127.0.0.1:0", "--cache-dir", str(folder / "cache")]
