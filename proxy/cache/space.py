@@ -69,6 +69,7 @@ class Space:
         self._chores: set[asyncio.Task[None]] = set()
         self._unseen: set[bytes] | None = set()
         self._loaded = asyncio.Event()
+        self._unreadable = ""
         self._observed = -_FRESH
         self._exceeds = False
 
@@ -94,9 +95,16 @@ class Space:
         await self.trim()
         self._loaded.set()
 
+    def give_up(self, reason: str) -> None:
+        """What is on disk cannot be counted: nothing is stored."""
+        self._unreadable = reason
+        self._loaded.set()
+
     async def settled(self) -> None:
-        """Wait until all is counted."""
+        """Wait until all is counted; raises `NoSpace` where it cannot be."""
         await self._loaded.wait()
+        if self._unreadable:
+            raise NoSpace(self._unreadable)
 
     async def close(self) -> None:
         """End what was begun, removals that wait for a reader too, or their files would be back."""

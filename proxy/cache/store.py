@@ -120,6 +120,7 @@ class BlobStore:
     def _loaded(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.space.trouble(f"nothing is stored: {error}")
+            self.space.give_up(str(error))
 
     async def close(self) -> None:
         """Stop the fills, leave on disk what there is of them and of open uploads, and write down
@@ -141,7 +142,7 @@ class BlobStore:
         self._lock.release()
 
     async def settled(self) -> None:
-        """Wait until all that was on disk is counted."""
+        """Wait until all that was on disk is counted; raises `CacheError` where it cannot be."""
         await self.space.settled()
 
     async def tend(self) -> None:
@@ -242,7 +243,10 @@ class BlobStore:
 
     async def _open_spool(self, name: str, algorithm: str) -> Spool | None:
         space = self.space
-        await space.settled()  # until then nobody knows whether there is anything of it
+        try:
+            await space.settled()  # until then nobody knows whether there is anything of it
+        except NoSpace:
+            return None
         key = upload_key(name)
         entry = space.take(key)
         if entry is None:

@@ -246,3 +246,29 @@ async def test_a_root_that_cannot_be_read_is_an_error_that_names_it(
     monkeypatch.setattr(loading, "read_folder", read)
     with pytest.raises(CacheError, match=str(cache.directory)):
         await cache.open()
+
+
+async def test_a_directory_that_cannot_be_counted_after_all_stores_nothing_and_holds_nobody_up(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await cache.put(BLOBS[3])
+    await cache.crash()
+    gated = Gated(monkeypatch, "blobs")
+
+    async def complete(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("proxy.cache.space.Space.complete", complete)
+    store = await cache.open(settle=False)
+    records = await RecordStore.open(store)
+    putting = asyncio.create_task(records.put("alias", "r", "n", "k", b"kept"))
+    gated.go.set()
+    with pytest.raises(CacheError, match="cannot be read"):
+        await putting
+    assert await store.open_spool("upload") is None
+    with store.find(digest) or pytest.fail("not found") as pin:
+        assert pin.path.read_bytes() == BLOBS[3]
+    other = os.urandom(1000)
+    assert await collect(store.fill(Digest.of(other), ByteSource(other)).reader()) == other
+    assert Kind.BYPASS in cache.kinds()
+    assert Kind.TROUBLE in cache.kinds()
