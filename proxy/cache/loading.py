@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from heapq import merge
@@ -26,8 +27,22 @@ _log = logging.getLogger(__name__)
 _CHECKPOINT_BYTES: Final = 256 * 1024
 _ENTRY_BYTES: Final = 96
 
-# Entries counted, or written down, in one go: some milliseconds, in which nobody is served.
-_BATCH: Final = 1000
+# Entries counted in one go: a millisecond or two, in which nobody is served.
+_BATCH: Final = 500
+
+
+class _Pace:
+    """Leaves half of the time to others: to the rest of the start, and to the first requests."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._began = time.perf_counter()
+
+    async def step(self) -> None:
+        self._steps += 1
+        if self._steps % _BATCH == 0:
+            await asyncio.sleep(time.perf_counter() - self._began)
+            self._began = time.perf_counter()
 
 
 @dataclass(slots=True)
@@ -70,11 +85,11 @@ async def load(space: Space, others: Others) -> None:
 
 
 async def _restore(space: Space, found: Checkpoint, others: Others) -> None:
-    for counted, (key, entry, mark) in enumerate(found.entries()):
+    pace = _Pace()
+    for key, entry, mark in found.entries():
         if not is_upload(key):
             space.load(key, entry, mark)
-        if counted % _BATCH == 0:
-            await asyncio.sleep(0)
+        await pace.step()
     # Few, and some may be too old by now: these are looked at.
     root = await space.disk.run(read_folder, space.layout, "")
     uploads = await space.disk.run(read_folder, space.layout, "uploads")
@@ -106,10 +121,10 @@ async def _scan(space: Space, others: Others) -> None:
         pending += folder.folders
         packed.append(folder.pack())
     streams = [unpack(part) for part in packed]
-    for counted, (_, key, entry) in enumerate(merge(*streams, key=lambda file: file[0])):
+    pace = _Pace()
+    for _, key, entry in merge(*streams, key=lambda file: file[0]):
         space.load(key, entry)
-        if counted % _BATCH == 0:
-            await asyncio.sleep(0)
+        await pace.step()
     await space.complete(folders, others.bytes + root.other)
 
 
@@ -126,11 +141,8 @@ async def write_checkpoint(space: Space, others: Others) -> None:
         _log.info("no checkpoint is kept, so the next start reads the directory: %s", error)
         return
     with room:
-        pieces = []
-        for key, entry, mark in space.budget.entries():
-            pieces.append(checkpoint.pack_entry(key, entry, mark))
-            if len(pieces) % _BATCH == 0:
-                await asyncio.sleep(0)
+        # Nobody is served any more who could be held up.
+        pieces = [checkpoint.pack_entry(*entry) for entry in space.budget.entries()]
         try:
             await space.disk.run(_write_checkpoint, space, b"".join(pieces), len(pieces), others)
         except OSError as error:
