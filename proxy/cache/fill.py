@@ -139,10 +139,9 @@ class Fill:
         return self._task
 
     async def close(self) -> None:
-        """Stop, and wait for that; a blob that is all there is stored first."""
+        """Stop, and wait for that."""
         if self._task is not None:
-            if not self._progress.verified:
-                self._task.cancel()
+            self._task.cancel()
             await asyncio.wait([self._task])
 
     async def ended(self) -> None:
