@@ -188,7 +188,7 @@ async def audit(space: Space, others: Others) -> Audit:
     while pending:
         name = pending.pop()
         try:
-            folder = await space.disk.run(read_folder, space.layout, name)
+            folder = await space.disk.run(read_folder, space.layout, name, tidy=False)
         except OSError as error:
             space.trouble(f"cannot read {space.layout.root}/{name}: {error}")
             fresh.note([name])

@@ -91,8 +91,8 @@ async def _restore(space: Space, found: Checkpoint, others: Others) -> None:
             space.load(key, entry, mark)
         await pace.step()
     # Few, and some may be too old by now: these are looked at.
-    root = await space.disk.run(read_folder, space.layout, "")
-    uploads = await space.disk.run(read_folder, space.layout, "uploads")
+    root = await space.disk.run(read_folder, space.layout, "", tidy=True)
+    uploads = await space.disk.run(read_folder, space.layout, "uploads", tidy=True)
     for key, entry in uploads.files():
         space.load(key, entry)
     others.bytes, others.unknown, others.example = found.other, found.unknown, found.example
@@ -102,14 +102,14 @@ async def _restore(space: Space, found: Checkpoint, others: Others) -> None:
 async def _scan(space: Space, others: Others) -> None:
     """Read every folder, one after the other, so that requests are served in between."""
     layout = space.layout
-    root = await space.disk.run(read_folder, layout, "")
+    root = await space.disk.run(read_folder, layout, "", tidy=True)
     folders = {"": root.disk}
     others.note(root.unknown)
     pending, packed = list(root.folders), []
     while pending:
         name = pending.pop()
         try:
-            folder = await space.disk.run(read_folder, layout, name)
+            folder = await space.disk.run(read_folder, layout, name, tidy=True)
         except OSError as error:
             # What is in it cannot be used, and is not counted; the rest can.
             space.trouble(f"cannot read {layout.root}/{name}: {error}")

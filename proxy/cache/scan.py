@@ -1,6 +1,6 @@
 """What lies in a cache directory, read one folder at a time: the disk is the truth.
 
-Leftovers of ours are removed here; what is not ours is counted and left alone.
+Leftovers of ours are removed here as a process starts; what is not ours is counted and left alone.
 """
 
 from __future__ import annotations
@@ -59,8 +59,12 @@ def unpack(packed: bytes) -> Iterator[tuple[int, bytes, Entry]]:
         yield used_at, packed[at - length : at], Entry(size, disk)
 
 
-def read_folder(layout: Layout, relative: str) -> Folder:
+def read_folder(layout: Layout, relative: str, *, tidy: bool) -> Folder:
     """Read the folder at a path below the root ("": the root itself); raises `OSError`.
+
+    `tidy` is for the start, when nobody writes: what a process that is gone left half written is
+    removed, and so are uploads that nobody has gone on with for a day. At any other time such files
+    are somebody's, who has room reserved for them: they are no entries, and not counted.
 
     A file's time of access says when it was last used: the store sets it, and so does a read on
     most mounts. The time of modification is left alone, since it tells uploads that are given up.
@@ -74,26 +78,27 @@ def read_folder(layout: Layout, relative: str) -> Folder:
             if item.is_dir(follow_symlinks=False):
                 (folder.folders if is_own_folder(name) else folder.unknown).append(name)
             else:
-                _read_file(folder, name, item)
+                _read_file(folder, name, item, tidy)
     folder._files.sort(key=lambda file: file[0])
     return folder
 
 
-def _read_file(folder: Folder, name: str, item: os.DirEntry[str]) -> None:
+def _read_file(folder: Folder, name: str, item: os.DirEntry[str], tidy: bool) -> None:
     try:
         status = item.stat(follow_symlinks=False)
     except FileNotFoundError:
         return  # evicted since it was listed
     regular = item.is_file(follow_symlinks=False)
     if regular and folder.path == "incoming" and is_leftover(item.name):
-        remove(item.path)  # whoever wrote it is gone
+        if tidy:
+            remove(item.path)
         return
     key = key_at(name) if regular else None
     if key is None:
         folder.other += disk_bytes(status)
         if name not in _OWN_FILES:
             folder.unknown.append(name)
-    elif folder.path == "uploads" and status.st_mtime < time.time() - _UPLOAD_SECONDS:
+    elif tidy and folder.path == "uploads" and status.st_mtime < time.time() - _UPLOAD_SECONDS:
         remove(item.path)
     else:
         folder._files.append((status.st_atime_ns, key, Entry(status.st_size, disk_bytes(status))))

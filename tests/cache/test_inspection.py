@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,37 @@ async def test_an_audit_leaves_alone_what_is_being_written(cache: Cache) -> None
     await cache.stored(DIGEST)
     await spool.discard()
     assert cache.store.used_bytes == cache.disk_bytes()
+
+
+async def test_an_audit_takes_nothing_from_under_who_writes_it(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left half written by a process that is gone looks the same, but at the start only."""
+    begun, go = threading.Event(), threading.Event()
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        begun.set()
+        assert go.wait(60)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    records = await RecordStore.open(cache.store)
+    putting = asyncio.create_task(records.put("alias", "r", "n", "k", b"kept"))
+    await asyncio.to_thread(begun.wait)
+    spool = await cache.store.create_spool("old")
+    await spool.append(b"x")
+    os.utime(cache.directory / "uploads" / "old", (0, 0))
+    audit = await cache.store.audit()
+    assert (audit.missing, audit.found) == (0, 0)
+    go.set()
+    await putting
+    assert [piece async for piece in spool.read(0, 1)] == [b"x"]
+    assert (cache.directory / "uploads" / "old").exists()
+    await spool.discard()
+    await cache.crash()
+    await cache.open()
+    assert await (await RecordStore.open(cache.store)).find("alias", "r", "n", "k") == b"kept"
 
 
 async def test_an_audit_in_the_middle_of_everything_ends_with_the_right_sum(cache: Cache) -> None:

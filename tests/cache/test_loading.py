@@ -30,8 +30,8 @@ class Gated:
         monkeypatch.setattr("proxy.cache.store._LOAD_SECONDS", 0.0)
         monkeypatch.setattr("proxy.cache.space._SHORTLY", 0.0)
 
-    def _read(self, layout: Layout, name: str) -> Folder:
-        found = read_folder(layout, name)
+    def _read(self, layout: Layout, name: str, *, tidy: bool) -> Folder:
+        found = read_folder(layout, name, tidy=tidy)
         self.read.append(name)
         if name == self._folder:
             assert self.go.wait(60)
@@ -223,10 +223,10 @@ async def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_used(
     (cache.directory / "blobs" / "sha512").mkdir()
     await cache.crash()
 
-    def read(layout: Layout, name: str) -> Folder:
+    def read(layout: Layout, name: str, *, tidy: bool) -> Folder:
         if name == "blobs/sha512":
             raise OSError(5, "Input/output error")
-        return read_folder(layout, name)
+        return read_folder(layout, name, tidy=tidy)
 
     monkeypatch.setattr(loading, "read_folder", read)
     store = await cache.open()
@@ -240,7 +240,7 @@ async def test_a_root_that_cannot_be_read_is_an_error_that_names_it(
 ) -> None:
     await cache.close()
 
-    def read(layout: Layout, name: str) -> Folder:
+    def read(layout: Layout, name: str, *, tidy: bool) -> Folder:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(loading, "read_folder", read)
