@@ -66,7 +66,11 @@ async def stream_reply(
     When it breaks off, the connection is broken too: a client must never take a part for the
     whole, and nothing that is not of the body may be appended to it.
     """
-    response = await start_reply(request, status, headers)
+    try:
+        response = await start_reply(request, status, headers)
+    except BaseException:
+        await chunks.aclose()  # so that whoever gives them knows that nobody reads them
+        raise
     try:
         async with aclosing(chunks):
             async for chunk in chunks:
