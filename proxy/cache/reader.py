@@ -163,7 +163,9 @@ async def read(
                 yield piece
         if progress.is_complete(at, stop):
             return
-    tap = Tap(source, progress.digest, at, end=stop, expected=progress.total, patience=patience)
+    # Whoever wants all to the end need not name it; what a range leaves out is not to be sent.
+    last = None if end is None else stop
+    tap = Tap(source, progress.digest, at, end=last, expected=total, patience=patience)
     async with aclosing(_straight(space, tap, progress, stop)) as pieces:
         async for piece in pieces:
             yield piece

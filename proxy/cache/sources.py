@@ -69,9 +69,14 @@ class SourceStream(Protocol):
 
 
 class Source(Protocol):
-    """A blob that can be opened at any offset, as often as need be."""
+    """A blob that can be opened at any offset, as often as need be.
 
-    def open(self, start: int) -> AbstractAsyncContextManager[SourceStream]: ...
+    Nothing from `end` on is wanted; what comes beyond it all the same is passed over.
+    """
+
+    def open(
+        self, start: int, end: int | None = None
+    ) -> AbstractAsyncContextManager[SourceStream]: ...
 
 
 class Tap:
@@ -79,8 +84,7 @@ class Tap:
 
     Entering opens the source and raises what it raises. `position` is the offset after the last
     byte given; `total` the blob's size in bytes, None where the source does not say and nobody
-    expected one. With `end` nothing is given from that offset on; a source that knows it too saves
-    sending more.
+    expected one. With `end` nothing is given from that offset on, nor is the source asked for more.
     """
 
     def __init__(
@@ -104,7 +108,9 @@ class Tap:
         self._deadline = 0.0
 
     async def __aenter__(self) -> Tap:
-        self._stream = await self._stack.enter_async_context(self._source.open(self.position))
+        self._stream = await self._stack.enter_async_context(
+            self._source.open(self.position, self._end)
+        )
         if self._stream.total is not None:
             self.total = self._stream.total
         return self
@@ -197,7 +203,9 @@ class Tap:
     async def _reopen(self) -> SourceStream:
         try:
             async with asyncio.timeout_at(self._deadline):
-                stream = await self._stack.enter_async_context(self._source.open(self.position))
+                stream = await self._stack.enter_async_context(
+                    self._source.open(self.position, self._end)
+                )
         except TimeoutError as error:
             raise TimeoutError("the source did not answer in time") from error
         if stream.total is not None and self.total is not None and stream.total != self.total:

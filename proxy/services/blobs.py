@@ -46,16 +46,15 @@ class Streamed:
 
 
 class _UpstreamBlob:
-    """Where bytes come from: one blob under one repository, to before `end` if that is given."""
+    """Where bytes come from: one blob under one repository."""
 
-    def __init__(self, target: Target, digest: Digest, end: int | None = None) -> None:
+    def __init__(self, target: Target, digest: Digest) -> None:
         self._target = target
         self._digest = digest
-        self._end = end
 
-    def open(self, start: int) -> AbstractAsyncContextManager[BlobStream]:
+    def open(self, start: int, end: int | None = None) -> AbstractAsyncContextManager[BlobStream]:
         return self._target.registry.open_blob(
-            self._target.repository, self._digest, start=start, end=self._end
+            self._target.repository, self._digest, start=start, end=end
         )
 
 
@@ -170,7 +169,7 @@ class Blobs:
         self._tell(Kind.BYPASS, target, digest, 0)
 
         async def read(start: int, end: int | None) -> AsyncGenerator[bytes, None]:
-            source = _UpstreamBlob(target, digest, end)
+            source = _UpstreamBlob(target, digest)
             async with (
                 Tap(source, digest, start, end=end, expected=total) as tap,
                 aclosing(tap.chunks()) as chunks,

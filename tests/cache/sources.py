@@ -69,7 +69,7 @@ class ByteSource:
     open_now: int = 0
 
     @asynccontextmanager
-    async def open(self, start: int) -> AsyncIterator[Stream]:
+    async def open(self, start: int, end: int | None = None) -> AsyncIterator[Stream]:
         self.opened.append(start)
         if self.refuses is not None:
             raise self.refuses

@@ -48,7 +48,7 @@ class Reluctant:
         self.closed = asyncio.Event()
 
     @asynccontextmanager
-    async def open(self, start: int) -> AsyncIterator[SourceStream]:
+    async def open(self, start: int, end: int | None = None) -> AsyncIterator[SourceStream]:
         self.asked += 1
         if self.asked > 1 and (self._times is None or self.asked <= 1 + self._times):
             if self._error is None:
@@ -56,7 +56,7 @@ class Reluctant:
                 await asyncio.Event().wait()
             else:
                 raise self._error
-        async with self._source.open(start) as stream:
+        async with self._source.open(start, end) as stream:
             yield stream
         self.closed.set()
 
