@@ -48,13 +48,16 @@ class Audit:
     """What was counted as in use and what is, in bytes as the file system counts them.
 
     `missing`: files that were counted and are not there; `found`: those that were not counted.
-    From now on what is there is counted.
+    From now on what is there is counted. `unknown` files and folders, of which `example` is one,
+    are not ours.
     """
 
     counted: int
     on_disk: int
     missing: int
     found: int
+    unknown: int
+    example: str
 
     @property
     def mended(self) -> bool:
@@ -213,7 +216,7 @@ async def audit(space: Space, others: Others) -> Audit:
     drift += space.budget.used - before
     others.bytes, others.unknown, others.example = fresh.bytes, fresh.unknown, fresh.example
     used = space.budget.used
-    return Audit(used - drift, used, missing, found)
+    return Audit(used - drift, used, missing, found, fresh.unknown, fresh.example)
 
 
 async def _keys_by_folder(space: Space) -> dict[str, list[bytes]]:

@@ -77,7 +77,7 @@ async def load(space: Space, others: Others) -> None:
         ) from error
     if others.unknown:
         _log.warning(
-            "%d files or folders in %s are not ours and are left alone, %s among them",
+            "%d files or folders in %s are not ours and are left alone, %r among them",
             others.unknown,
             space.layout.root,
             others.example,

@@ -177,7 +177,9 @@ def prune(target: str, **flags: object) -> int:
 def _describe_usage(usage: Mapping[str, Any]) -> str:
     share = 100 * usage["used"] / max(1, usage["limit"])
     state = ["scanning: nothing new is stored yet"] if usage["scanning"] else []
-    state += ["degraded: the disk fails, nothing new is stored"] if usage["degraded"] else []
+    state += (
+        ["degraded: the disk is full or fails, nothing new is stored"] if usage["degraded"] else []
+    )
     rows = {
         "size": format_size(usage["limit"]),
         "used": f"{format_size(usage['used'])} ({share:.1f}%)",
@@ -230,6 +232,10 @@ def _describe_audit(audit: Mapping[str, Any]) -> list[str]:
         lines.append(f"{audit['missing']} blobs were counted, and their files are gone")
     if audit["found"]:
         lines.append(f"{audit['found']} files were there, and not counted")
+    if audit["unknown"]:
+        # A name may have line ends in it, and bytes that are no text.
+        example = repr(audit["example"])
+        lines.append(f"{audit['unknown']} files or folders are not ours: {example} among them")
     counted, on_disk = audit["counted"], audit["on_disk"]
     if audit["mended"]:
         lines.append(f"{counted} bytes were counted, {on_disk} are on disk: mended")

@@ -235,6 +235,16 @@ async def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_used(
     assert Kind.TROUBLE in cache.kinds()
 
 
+async def test_what_is_not_ours_is_told_in_one_line_whatever_its_name(
+    cache: Cache, caplog: pytest.LogCaptureFixture
+) -> None:
+    await cache.crash()
+    (cache.directory / os.fsdecode(b"bad\xff\nname")).write_bytes(b"x")
+    await cache.open()
+    (message,) = [m for m in caplog.messages if "not ours" in m]
+    assert r"'bad\udcff\nname' among them" in message
+
+
 async def test_a_root_that_cannot_be_read_is_an_error_that_names_it(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

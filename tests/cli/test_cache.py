@@ -124,6 +124,16 @@ def test_a_verify_names_what_is_damaged_quarantines_it_and_fails(cache: Caches) 
     assert again.output.splitlines()[-1] == "2 blobs, 1.0 MiB verified, 0 damaged"
 
 
+def test_a_verify_says_what_is_not_ours_and_leaves_it(cache: Caches) -> None:
+    strange = cache.directory / os.fsdecode(b"bad\xff\nname")
+    strange.write_bytes(b"x")
+    verified = cache.run("verify")
+    assert verified.status == 0
+    line = r"1 files or folders are not ours: 'bad\udcff\nname' among them"
+    assert line in verified.output.splitlines()
+    assert strange.exists()
+
+
 def test_rm_removes_what_is_there_and_names_what_is_not(cache: Caches) -> None:
     removed = cache.run("rm", DIGESTS[0], ABSENT, DIGESTS[2])
     assert removed == Run(1, "", f"ecr-cache-proxy: {ABSENT} is not in the cache\n")
