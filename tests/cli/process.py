@@ -74,6 +74,10 @@ class Program:
         self.output = Lines(self._process.stdout)
         self.errors = Lines(self._process.stderr)
 
+    @property
+    def id(self) -> int:
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 

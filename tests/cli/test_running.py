@@ -16,7 +16,7 @@ import pytest
 from proxy.oci import OCI_INDEX, Digest
 from proxy.standin import Fault, StandIn, StandInSettings
 from tests.caches import OLD, Cache, only
-from tests.cli.process import started
+from tests.cli.process import finished, started
 from tests.running import Client, straight_to
 
 NO_METADATA = {"AWS_EC2_METADATA_DISABLED": "true"}
@@ -74,6 +74,20 @@ async def test_serve_says_where_and_for_whom_and_ends_with_success(
         program.signal(number)
         assert await asyncio.to_thread(program.wait) == 0
     assert (tmp_path / "cache").is_dir()
+
+
+async def test_a_second_proxy_on_a_directory_is_refused_and_told_of_the_first(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    arguments = ["serve", "--config", settings_file(tmp_path, standin)]
+    with started(arguments, **credentials(standin)) as first:
+        await asyncio.to_thread(first.output.wait_for, "listening")
+        second = await asyncio.to_thread(
+            lambda: finished(arguments, stdin=b"", **credentials(standin))
+        )
+    assert (second.returncode, second.stdout) == (2, b"")
+    last = second.stderr.decode().splitlines()[-1]
+    assert f"the cache directory {tmp_path / 'cache'} is in use by process {first.id}: " in last
 
 
 @pytest.mark.parametrize("impatient", [False, True], ids=["one signal", "two signals"])
