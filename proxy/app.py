@@ -68,7 +68,9 @@ _EVENT_LEVELS: Final = {
 
 
 def _log_event(event: Event) -> None:
-    parts = (event.registry, event.repository, event.reference, event.detail)
+    # A detail often is a sentence about the reference.
+    reference = "" if event.reference in event.detail else event.reference
+    parts = (event.registry, event.repository, reference, event.detail)
     level = _EVENT_LEVELS.get(event.kind, logging.DEBUG)
     _log.log(level, "%s: %s", event.kind.value, " ".join(part for part in parts if part))
 
