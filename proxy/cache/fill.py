@@ -28,6 +28,8 @@ from proxy.oci import Digest
 
 # Less than this is not worth a file that waits for someone to go on with it.
 _WORTH: Final = 64 * 1024
+# Of those who join, so many make a difference to who is evicted first, and no crowd does more.
+_JOINS: Final = 7
 # What is left of an earlier time is cut to whole pages, so that at least its last byte comes anew:
 # a range that begins at the end of a blob is none.
 _PAGE: Final = 4096
@@ -69,6 +71,7 @@ class Fill:
         self._abandon_below = abandon_below
         self._patience = patience
         self._readers = 0
+        self._joins = 0
         self._claimed = False
         self._room: Room | None = None
         self._task: asyncio.Task[None] | None = None
@@ -81,6 +84,12 @@ class Fill:
         progress.position = size
         progress.opened = progress.verified = progress.stored = progress.ended = True
         return fill
+
+    def join(self) -> None:
+        """Somebody wants the blob who would have used it, had it been stored: it is used so often
+        when it is.
+        """
+        self._joins += 1
 
     # For readers
 
@@ -300,6 +309,8 @@ class Fill:
     def _arrived(self, new: bool) -> None:
         assert self._progress.file is not None  # noqa: S101 it was moved
         self._progress.stored = True
+        for _ in range(min(self._joins, _JOINS)):
+            self._space.use(self._key)
         self._pin_for_readers(self._key)
         self._finish(None)
         if new:

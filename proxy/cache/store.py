@@ -177,6 +177,7 @@ class BlobStore:
         # No await between look-up and registration: two callers can never both start.
         fill = self._fills.get(digest)
         if fill is not None:
+            fill.join()
             return fill
         entry = self.space.find(blob_key(digest))
         if entry is not None:

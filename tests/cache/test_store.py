@@ -291,3 +291,15 @@ async def test_a_damaged_file_gives_way_to_the_blob_that_comes_again(cache: Cach
     assert path.read_bytes() == blob
     assert cache.store.blob_count == 1
     assert cache.store.used_bytes == cache.disk_bytes()
+
+
+async def test_who_joins_a_fill_has_used_the_blob(cache: Cache) -> None:
+    blobs = [os.urandom(1000) for _ in range(3)]
+    for number, blob in enumerate(blobs):
+        fills = [cache.store.fill(Digest.of(blob), ByteSource(blob)) for _ in range(3 - number)]
+        await asyncio.gather(*(collect(fill.reader()) for fill in fills))
+        await cache.stored(Digest.of(blob))
+    # By when they came it would be the other way round.
+    assert [stored.digest for stored in cache.store.blobs()] == [
+        Digest.of(blob) for blob in reversed(blobs)
+    ]
