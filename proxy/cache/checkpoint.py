@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proxy.cache.files import disk_bytes, read_whole, remove
+from proxy.cache.files import disk_bytes, read_whole, remove, sync_directory
 from proxy.cache.layout import Layout
 from proxy.cache.policy import Entry
 
@@ -100,6 +100,7 @@ def take(layout: Layout) -> Checkpoint | None:
     except OSError:
         data = b""
     remove(layout.checkpoint)
+    sync_directory(layout.root)  # or it might be back after a power cut, and not be true
     body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         return None
