@@ -252,7 +252,7 @@ async def build(
             stack.push_async_callback(store.close)
             await stack.enter_async_context(_every(_TEND_SECONDS, store.tend))
             records = await RecordStore.open(store)
-            secret = await load_secret(store)
+            secret = await load_secret(store.space.layout)
         except CacheError as error:
             raise StartError(str(error)) from error
         registries = await _open_registries(settings, events, stack, timing.tuning)

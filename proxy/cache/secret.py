@@ -5,36 +5,48 @@ from __future__ import annotations
 import base64
 import re
 import secrets
+from typing import Final
 
 import aiofiles
 
 from proxy.cache.errors import CacheError
-from proxy.cache.files import disk_bytes, replace
-from proxy.cache.store import BlobStore
+from proxy.cache.files import read_whole, replace
+from proxy.cache.layout import Layout
 
-_SECRET = re.compile(rb"[A-Za-z0-9_-]{43}=")
+_SECRET: Final = re.compile(rb"[A-Za-z0-9_-]{43}=")
 
 
-async def load_secret(store: BlobStore) -> bytes:
-    """32 random bytes in URL-safe base64: those of the last time, or new ones from now on.
+def ensure_secret(layout: Layout) -> None:
+    """See that there is a key: that of the last time, or a new one from now on. Blocking.
 
-    Raises `CacheError` when the directory gives none and takes none.
+    To be called before the directory is read, which counts it. Raises `CacheError` when the
+    directory gives none and takes none.
     """
-    space = store.space
-    path = space.layout.secret
     try:
         try:
-            async with aiofiles.open(path, "rb") as file:
-                secret = await file.read()
+            secret = read_whole(layout.secret)
         except FileNotFoundError:
             secret = b""
         if _SECRET.fullmatch(secret) is None:
-            await space.settled()  # or it might be counted twice
             secret = base64.urlsafe_b64encode(secrets.token_bytes(32))
-            status, replaced = await space.disk.run(
-                replace, f"{space.layout.incoming}/secret-0", path, secret
-            )
-            space.overhead.charge(disk_bytes(status) - replaced)
+            replace(f"{layout.incoming}/secret-0", layout.secret, secret)
     except OSError as error:
-        raise CacheError(f"the key in {path} can be neither read nor written: {error}") from error
+        raise _unusable(layout, error) from error
+
+
+async def load_secret(layout: Layout) -> bytes:
+    """32 random bytes in URL-safe base64; raises `CacheError` when they cannot be had."""
+    try:
+        async with aiofiles.open(layout.secret, "rb") as file:
+            secret = await file.read()
+    except OSError as error:
+        raise _unusable(layout, error) from error
+    if _SECRET.fullmatch(secret) is None:
+        raise CacheError(f"{layout.secret} was damaged just now; start again, for a new one")
     return secret
+
+
+def _unusable(layout: Layout, error: OSError) -> CacheError:
+    return CacheError(
+        f"the key in {layout.secret} can be neither read nor written: {error.strerror or error}"
+    )

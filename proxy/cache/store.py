@@ -29,6 +29,7 @@ from proxy.cache.layout import (
 from proxy.cache.loading import Others, load, write_checkpoint
 from proxy.cache.policy import AgedLfu
 from proxy.cache.room import Room
+from proxy.cache.secret import ensure_secret
 from proxy.cache.sources import PATIENCE, Patience, Source
 from proxy.cache.space import Space
 from proxy.cache.spool import Spool, rehash
@@ -93,6 +94,7 @@ class BlobStore:
         try:
             await disk.run(layout.create)
             lock = Lock.take(layout)
+            await disk.run(ensure_secret, layout)
             try:
                 free = 0 if floor is None else floor.of(await disk.run(whole_bytes, layout.root))
             except OSError as error:

@@ -97,7 +97,7 @@ class Cache:
         return sorted(
             str(path.relative_to(self.directory))
             for path in found
-            if path.name not in ("lock", "checkpoint")
+            if path.name not in ("lock", "secret", "checkpoint")
         )
 
     async def crash(self) -> None:

@@ -184,26 +184,37 @@ async def test_a_put_that_is_cancelled_is_whole_or_not_there(cache: Cache) -> No
 
 
 async def test_the_secret_outlives_a_restart(cache: Cache) -> None:
-    secret = await load_secret(cache.store)
+    layout = cache.store.space.layout
+    secret = await load_secret(layout)
     assert len(secret) == 44
-    assert await load_secret(cache.store) == secret
     assert cache.store.used_bytes == cache.disk_bytes()
     await cache.reopen()
-    assert await load_secret(cache.store) == secret
+    assert await load_secret(layout) == secret
+    await cache.crash()
+    await cache.open()
+    assert await load_secret(layout) == secret
     assert (cache.directory / "secret").stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_damaged_secret_is_replaced(cache: Cache) -> None:
+async def test_a_damaged_secret_is_replaced_at_the_next_start(cache: Cache) -> None:
+    layout = cache.store.space.layout
     (cache.directory / "secret").write_bytes(b"short")
-    secret = await load_secret(cache.store)
+    with pytest.raises(CacheError, match="secret"):
+        await load_secret(layout)
+    await cache.reopen()
+    secret = await load_secret(layout)
     assert len(secret) == 44
-    assert await load_secret(cache.store) == secret
+    await cache.reopen()
+    assert await load_secret(layout) == secret
+    assert cache.store.used_bytes == cache.disk_bytes()
 
 
 async def test_a_secret_that_cannot_be_kept_is_an_error(cache: Cache) -> None:
+    await cache.close()
+    (cache.directory / "secret").unlink()
     (cache.directory / "secret").mkdir()
     with pytest.raises(CacheError, match="secret"):
-        await load_secret(cache.store)
+        await cache.open()
     assert cache.files() == []
 
 
