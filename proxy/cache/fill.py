@@ -228,9 +228,10 @@ class Fill:
         self._progress.position = 0
         if file is not None:
             file.drop()
-        room, self._room = self._room, None
-        if await self._removed() and room is not None:
-            room.release()
+        # Ours until it is given back: who is cancelled in between clears up in the end.
+        if self._room is not None and await self._removed():
+            self._room.release()
+            self._room = None
 
     async def _fetch(self, start: int, no_room: NoSpace | None) -> None:
         """Have the blob's bytes from `start` on in the file; raises `NoSpace`, `DiskFailed`.

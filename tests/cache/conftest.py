@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from proxy.cache import BlobStore
+from proxy.cache.disk import _THREADS, Disk
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
 from proxy.sizes import Share
@@ -153,3 +155,15 @@ async def collect_into(got: bytearray, pieces: AsyncGenerator[bytes, None]) -> N
     """Collect what comes before an error, too."""
     async for piece in pieces:
         got += piece
+
+
+@contextmanager
+def held(disk: Disk) -> Iterator[None]:
+    """Keep the threads busy: what is asked of the disk meanwhile is done afterwards."""
+    go = threading.Event()
+    for _ in range(_THREADS):
+        disk._submit(disk._threads, go.wait)
+    try:
+        yield
+    finally:
+        go.set()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing
 
 import pytest
 
 from proxy.cache import FillFailed
+from proxy.cache.layout import blob_key, partial_key
 from proxy.errors import RangeInvalid
 from proxy.events import Kind
 from proxy.oci import Digest
-from tests.cache.conftest import MIB, Cache, collect, collect_into
-from tests.cache.sources import ByteSource
+from tests.cache.conftest import MIB, Cache, collect, collect_into, held
+from tests.cache.sources import ByteSource, Stream
 
 BLOB = os.urandom(3 * MIB + 17)
 DIGEST = Digest.of(BLOB)
@@ -246,3 +247,28 @@ async def test_a_reader_that_comes_as_a_fill_is_given_up_gets_everything(cache: 
         await cache.stored(DIGEST)
         await cache.store.remove(DIGEST)
         cache.told.clear()
+
+
+async def test_giving_up_a_fill_as_it_begins_anew_gives_back_its_room(cache: Cache) -> None:
+    await _stop_at(cache, 2 * MIB, cache.crash)
+    await cache.open(abandon_below=4 * MIB)
+    opened = asyncio.Event()
+    with ExitStack() as stack:
+
+        class Shorter:
+            def open(
+                self, start: int, end: int | None = None
+            ) -> AbstractAsyncContextManager[Stream]:
+                # From here on the disk is busy: what there was waits for its removal.
+                stack.enter_context(held(cache.store.space.disk))
+                opened.set()
+                return ByteSource(BLOB[:MIB]).open(start, end)
+
+        reader = cache.store.fill(DIGEST, Shorter()).reader()
+        await opened.wait()
+        await reader.aclose()
+        await asyncio.sleep(0)
+        assert not cache.store.is_filling(DIGEST)
+    await cache.store.space.claim(partial_key(blob_key(DIGEST)))
+    assert cache.store.reserved_bytes == 0
+    assert cache.store.used_bytes == cache.disk_bytes()
