@@ -143,9 +143,12 @@ class RecordStore:
         self._remember(name, content)
 
     async def _unlink(self, name: bytes) -> bool:
-        self._changes += 1
-        self._memory.pop(name, None)
-        removed = await self._space.disk.run(_remove, self._space.layout.path_of(name))
+        try:
+            removed = await self._space.disk.run(_remove, self._space.layout.path_of(name))
+        finally:
+            # Afterwards: who read it until then does not remember it any more.
+            self._changes += 1
+            self._memory.pop(name, None)
         self._forget(name)
         return removed
 
