@@ -153,16 +153,16 @@ def replace(path: str, target: str, data: bytes) -> tuple[os.stat_result, int]:
         append(fd, data, 0)
         os.fsync(fd)
         status = os.fstat(fd)
+        replaced = 0
+        with suppress(FileNotFoundError):
+            replaced = disk_bytes(os.stat(target))
+        os.rename(path, target)
     except BaseException:
         with suppress(OSError):
             remove(path)
         raise
     finally:
         os.close(fd)
-    replaced = 0
-    with suppress(FileNotFoundError):
-        replaced = disk_bytes(os.stat(target))
-    os.rename(path, target)
     sync_directory(folder)
     return status, replaced
 

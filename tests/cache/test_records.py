@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,42 @@ async def test_a_put_that_is_cancelled_is_whole_or_not_there(cache: Cache) -> No
         assert await fresh.find("alias", *WHERE, "key") == found
         assert cache.store.reserved_bytes == 0
         assert cache.store.used_bytes == cache.disk_bytes()
+
+
+async def test_who_reads_a_record_as_it_is_removed_does_not_bring_it_back(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    real = os.unlink
+
+    def unlink(path: str) -> None:
+        begun.set()
+        assert go.wait(60)
+        real(path)
+
+    records = await RecordStore.open(cache.store)
+    await records.put("alias", *WHERE, "key", b"content")
+    monkeypatch.setattr(os, "unlink", unlink)
+    removing = asyncio.create_task(records.remove("alias", *WHERE, "key"))
+    await asyncio.to_thread(begun.wait)
+    await records.find("alias", *WHERE, "key")
+    go.set()
+    assert await removing
+    assert await records.find("alias", *WHERE, "key") is None
+
+
+async def test_a_record_that_cannot_take_its_place_leaves_nothing(cache: Cache) -> None:
+    records = await RecordStore.open(cache.store)
+    await records.put("alias", *WHERE, "key", b"content")
+    path = record_file(cache, "alias")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CacheError, match="team/app"):
+        await records.put("alias", *WHERE, "key", b"other")
+    assert cache.files() == []
+    path.rmdir()
+    await records.put("alias", *WHERE, "key", b"other")
+    assert cache.store.used_bytes == cache.disk_bytes()
 
 
 async def test_the_secret_outlives_a_restart(cache: Cache) -> None:
