@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections import defaultdict
 from collections.abc import AsyncGenerator
@@ -29,6 +30,8 @@ from proxy.oci import Digest
 
 _HASH_BYTES: Final = 4 * 1024 * 1024  # hashed in one go; at a bounded rate a fraction of it
 _BATCH: Final = 1000
+# What says that the process can open or read nothing for now, and nothing about the file.
+_NOT_NOW: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ async def _examine(space: Space, key: bytes, entry: Entry, rate: int) -> str | N
     except FileNotFoundError:
         return "its file is gone"
     except OSError as error:
-        return f"its file cannot be opened: {error.strerror}"
+        return None if error.errno in _NOT_NOW else f"its file cannot be opened: {error.strerror}"
     try:
         size = (await space.disk.run(os.fstat, fd)).st_size
         if size != entry.size:
@@ -114,7 +117,7 @@ async def _examine(space: Space, key: bytes, entry: Entry, rate: int) -> str | N
             if rate:
                 await asyncio.sleep(max(0.0, begun + count / rate - loop.time()))
     except OSError as error:
-        return f"its file cannot be read: {error.strerror}"
+        return None if error.errno in _NOT_NOW else f"its file cannot be read: {error.strerror}"
     finally:
         space.disk.start(os.close, fd)
     actual = Digest.of_hash(hasher)

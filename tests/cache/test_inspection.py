@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import threading
 from pathlib import Path
 
@@ -89,6 +90,17 @@ async def test_what_is_damaged_is_put_aside_and_fetched_again(
     assert await collect(cache.store.fill(DIGEST, source).reader()) == BLOB
     assert source.opened == [0]
     assert {each.problem for each in await _verify(cache)} == {""}
+
+
+async def test_what_cannot_be_opened_for_now_is_not_put_aside(cache: Cache) -> None:
+    await cache.put(BLOB)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        assert await _verify(cache) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [each.problem for each in await _verify(cache)] == [""]
 
 
 async def test_what_was_put_aside_is_the_first_to_make_room_and_outlives_a_restart(
