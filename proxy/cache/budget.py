@@ -55,6 +55,8 @@ class Budget:
         self._evictable = 0
         self._headroom: int | None = None  # above the floor; None: not known
         self._granted = 0  # by all reservations ever
+        self._leaving = 0  # of `used`
+        self._foreseen = 0  # of `_leaving`: the file system may have counted it as free already
 
     # Room
 
@@ -112,9 +114,11 @@ class Budget:
         """The file system has `free` bytes left, asked for after `mark` was taken.
 
         What is reserved and not written is as good as taken; what was written or granted since the
-        mark is counted twice rather than not at all.
+        mark is counted twice rather than not at all. What is leaving may be off the disk already,
+        so its end adds nothing.
         """
         unwritten, granted = mark
+        self._foreseen = self._leaving
         self._headroom = free - self.floor - unwritten - (self._granted - granted)
 
     def _free(self, size: int) -> None:
@@ -169,16 +173,32 @@ class Budget:
         self._table(key).use(key)
 
     def leave(self, key: bytes) -> Entry | None:
-        """Take an entry out of sight; its bytes stay counted until `gone`."""
+        """Take an entry out of sight; its bytes stay counted until `gone`, `stay` or `reuse`."""
         entry = self._table(key).remove(key)
-        if entry is not None and key not in self._pins:
-            self._evictable -= entry.disk
+        if entry is not None:
+            self._leaving += entry.disk
+            if key not in self._pins:
+                self._evictable -= entry.disk
         return entry
 
     def gone(self, entry: Entry) -> None:
         """The file of an entry that left is off the disk."""
+        foreseen = min(self._foreseen, entry.disk)
+        self._foreseen -= foreseen
+        self._free(entry.disk - foreseen)
+        self.stay(entry)
+
+    def stay(self, entry: Entry) -> None:
+        """What an entry that left has on disk is counted in another way from now on."""
         self.used -= entry.disk
-        self._free(entry.disk)
+        self._leaving -= entry.disk
+        self._foreseen = min(self._foreseen, self._leaving)
+
+    def reuse(self, entry: Entry) -> None:
+        """The file of an entry that left is written on: it is a reservation that is used up."""
+        self.stay(entry)
+        self.reserved += entry.disk
+        self.written += entry.disk
 
     def _table(self, key: bytes) -> Policy:
         if is_kept(key):

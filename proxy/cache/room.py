@@ -29,9 +29,11 @@ class Room:
     the file in that it was made for. `written` is how much of it is on disk already.
     """
 
-    def __init__(self, budget: Budget, make_room: Maker, *, urgent: bool = False) -> None:
-        self.held = 0
-        self.written = 0
+    def __init__(
+        self, budget: Budget, make_room: Maker, *, urgent: bool = False, held: int = 0
+    ) -> None:
+        """`held`: the bytes of a file that is written on, reserved and written by now."""
+        self.held = self.written = held
         self._budget = budget
         self._make_room = make_room
         self._urgent = urgent
@@ -50,11 +52,6 @@ class Room:
                 more = need - self.held
                 await self._make_room(more, urgent=self._urgent)
             self.held += more
-
-    def take_over(self, disk: int) -> None:
-        """So many bytes, counted as reserved by now, are in use by the file already."""
-        self.held += disk
-        self.wrote(disk)
 
     def wrote(self, size: int) -> None:
         """So many bytes more of the file are on disk."""

@@ -118,7 +118,8 @@ class Space:
         """What is to be done every few seconds: see that the floor holds, write down times."""
         await self._times.write()
         if not self.is_loading:
-            await self._observe()
+            async with self._turns:  # not in the middle of an eviction
+                await self._observe()
             await self.trim()
 
     # Room
@@ -149,6 +150,8 @@ class Space:
             # In turns: what one has evicted is not taken by another that came later.
             async with self._turns:
                 await self._evict(self.budget.shortage(need, urgent=urgent))
+                if self.budget.floor_shortage(need):
+                    await self._observe()  # the last look may have been in the middle of it
                 if self.budget.shortage(need, urgent=urgent):
                     raise NoSpace(f"{need} bytes find no room: the disk refused an eviction")
                 self.budget.reserve(need)
@@ -283,8 +286,9 @@ class Space:
             self._count(key, entry, -1)
         elif self._unseen is not None:
             entry = self.find(key)
-            if entry is not None:
-                self.budget.charge(entry.disk)  # until it is gone
+            if entry is not None:  # counted until it is gone
+                self.budget.add(key, entry)
+                self.budget.leave(key)
         if self._unseen is not None:
             self._unseen.add(key)
         return entry
@@ -295,17 +299,14 @@ class Space:
 
     def put_back(self, key: bytes, entry: Entry) -> None:
         """Give back what `take` gave: it is on disk still."""
-        self.budget.gone(entry)
+        self.budget.stay(entry)
         self.add(key, entry)
         self.vacate(key)
 
     def reserved_for(self, entry: Entry) -> Room:
         """The room of a file that `take` or `claim` gave and that is written on."""
-        self.budget.gone(entry)
-        self.budget.reserve(entry.disk)
-        room = Room(self.budget, self.make_room)
-        room.take_over(entry.disk)
-        return room
+        self.budget.reuse(entry)
+        return Room(self.budget, self.make_room, held=entry.disk)
 
     def add(self, key: bytes, entry: Entry, *, mark: int = 0) -> None:
         """A file that is on disk under its key."""

@@ -119,6 +119,37 @@ def test_an_eviction_makes_room_above_the_floor_too() -> None:
     assert budget.floor_shortage(450) == 0
 
 
+def test_what_the_file_system_has_counted_as_free_is_not_counted_again() -> None:
+    budget = Budget(10_000, AgedLfu())
+    for key in (b"1", b"2"):
+        budget.add(key, Entry(300, 300))
+    first = budget.leave(b"1")
+    assert first is not None
+    budget.observe(1000, budget.mark())  # be its file there still or not
+    second = budget.leave(b"2")
+    assert second is not None
+    budget.gone(first)
+    assert budget.floor_shortage(1001) == 1
+    budget.gone(second)
+    assert budget.floor_shortage(1300) == 0
+    assert budget.floor_shortage(1301) == 1
+
+
+def test_what_stays_on_disk_after_all_frees_nothing() -> None:
+    budget = Budget(10_000, AgedLfu())
+    for number, end in enumerate((budget.stay, budget.reuse)):
+        key = bytes([number])
+        budget.add(key, Entry(300, 300))
+        budget.observe(1000, budget.mark())
+        entry = budget.leave(key)
+        assert entry is not None
+        end(entry)
+        assert budget.used == 0
+        assert budget.floor_shortage(1001) == 1
+    budget.release(300, 300)
+    assert budget.floor_shortage(1001) == 1
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0
