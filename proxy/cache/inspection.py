@@ -145,8 +145,7 @@ async def quarantine(space: Space, key: bytes) -> bool:
     Raises `DiskFailed` when it cannot be moved; then it is where it was.
     """
     aside = quarantine_key(key)
-    await space.remove(aside)
-    async with space.turn(key):
+    async with space.turn(aside), space.turn(key):
         entry = space.withdraw(key)
         if entry is None:
             return False
@@ -161,11 +160,12 @@ async def _move_aside(space: Space, key: bytes, aside: bytes, entry: Entry) -> N
     except FileNotFoundError:
         space.budget.gone(entry)
     except OSError as error:
-        space.budget.gone(entry)
+        space.budget.stay(entry)
         space.add(key, entry)
         raise DiskFailed(f"cannot put {digest_of(key)} aside: {error}") from error
     else:
-        space.budget.gone(entry)
+        _forget(space, aside)  # the one that was put aside before
+        space.budget.stay(entry)
         if left is not None:
             space.add(aside, left)
     await space.overhead.measure(path, target)
@@ -261,6 +261,7 @@ def _compare(space: Space, folder: Folder, keys: list[bytes]) -> tuple[int, int]
 
 
 def _forget(space: Space, key: bytes) -> None:
+    """What is freed by that shows when the file system is asked the next time."""
     entry = space.withdraw(key)
     if entry is not None:
-        space.budget.gone(entry)
+        space.budget.stay(entry)

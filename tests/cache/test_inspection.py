@@ -248,6 +248,30 @@ async def test_an_audit_takes_nothing_from_under_who_writes_it(
     assert await (await RecordStore.open(cache.store)).find("alias", "r", "n", "k") == b"kept"
 
 
+async def test_an_audit_while_a_blob_is_put_aside_counts_it_once(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    real = os.rename
+
+    def rename(path: str, target: str) -> None:
+        real(path, target)
+        begun.set()
+        assert go.wait(60)
+
+    await cache.put(BLOB)
+    _flip(_path(cache, DIGEST), 0)
+    monkeypatch.setattr(os, "rename", rename)
+    verifying = asyncio.create_task(_verify(cache))
+    await asyncio.to_thread(begun.wait)
+    audit = await cache.store.audit()
+    assert (audit.missing, audit.found) == (0, 0)
+    go.set()
+    await verifying
+    assert len(cache.store.space.budget) == 1
+    assert cache.store.used_bytes == cache.disk_bytes()
+
+
 async def test_an_audit_in_the_middle_of_everything_ends_with_the_right_sum(cache: Cache) -> None:
     async def churn(number: int) -> None:
         for place in range(10):
