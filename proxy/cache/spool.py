@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from proxy.cache.disk import SharedFile, to_the_end
@@ -81,7 +82,12 @@ class Spool:
 
     def _append(self, chunk: bytes) -> None:
         # In a thread, so that a cancellation cannot come between the bytes and their count.
-        append(self._file.fd, chunk, self.size, self._hasher)
+        try:
+            append(self._file.fd, chunk, self.size, self._hasher)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file.fd, self.size)  # a part of them may be there
+            raise
         self.size += len(chunk)
 
     async def digest(self, algorithm: str) -> Digest:

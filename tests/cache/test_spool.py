@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 from contextlib import suppress
 
@@ -200,6 +201,22 @@ async def test_a_disk_that_refuses_is_no_room(cache: Cache) -> None:
     # The hash stands where the bytes do.
     await spool.append(BLOB[1000:])
     assert await spool.publish(DIGEST)
+
+
+async def test_bytes_of_which_a_part_was_written_are_no_part_of_the_blob(cache: Cache) -> None:
+    spool = await cache.store.create_spool("upload")
+    await spool.append(b"kept")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(NoSpace):
+            await spool.append(bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    digest = Digest.of(b"kept")
+    assert await spool.publish(digest)
+    with cache.store.find(digest) or pytest.fail("not found") as pin:
+        assert (pin.size, pin.path.read_bytes()) == (4, b"kept")
 
 
 async def test_an_append_that_is_cancelled_is_whole_or_not_there(cache: Cache) -> None:
