@@ -24,6 +24,18 @@ from proxy.handlers.replies import break_off, start_reply
 _LOST: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EIO}
 )
+# What sending says of the network, and not of the file: that a client has gone without a word.
+_UNREACHABLE: Final = frozenset(
+    {
+        errno.EHOSTUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.ENOTCONN,
+        errno.ENOBUFS,
+    }
+)
 
 
 class FileUnusable(Exception):
@@ -72,9 +84,9 @@ async def send_file(
             return response  # the client has gone away
         try:
             sent = await asyncio.get_running_loop().sendfile(transport, file, start, end - start)
-        except (ConnectionError, TimeoutError):
-            return response
         except OSError as error:
+            if is_the_clients(error):
+                return response
             raise _damaged(request, response, f"{path} cannot be read: {error}") from error
         if sent < end - start:  # not to be ended as if it were whole
             reason = f"{path} ended at byte {start + sent} while it was being sent"
@@ -82,6 +94,11 @@ async def send_file(
         with suppress(ConnectionError):
             await response.write_eof()
         return response
+
+
+def is_the_clients(error: OSError) -> bool:
+    """Whether an error of sending a file says that its reader has gone, rather than its bytes."""
+    return isinstance(error, ConnectionError | TimeoutError) or error.errno in _UNREACHABLE
 
 
 def _damaged(request: web.Request, response: web.StreamResponse, reason: str) -> FileDamaged:
