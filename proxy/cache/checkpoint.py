@@ -72,7 +72,7 @@ def seal(
     header = {
         "version": _VERSION,
         "folders": {
-            path: [disk, os.stat(f"{layout.root}/{path}").st_mtime_ns]
+            path: [disk, os.stat(f"{layout.root}/{path}").st_ctime_ns]
             for path, disk in folders.items()
             if path not in ("", "incoming")  # both change by the writing of this
         },
@@ -91,7 +91,8 @@ def take(layout: Layout) -> Checkpoint | None:
     """The checkpoint that is there, removed from disk; None without one that is still true.
 
     It is true as long as nobody has put a file into one of the folders, or taken one out: that
-    shows in the folders' times. Blocking; raises `OSError` when it cannot be removed.
+    shows in the folders' times of change, of which a copy has its own, whatever it preserves.
+    Blocking; raises `OSError` when it cannot be removed.
     """
     try:
         data = read_whole(layout.checkpoint)
@@ -126,11 +127,11 @@ def take(layout: Layout) -> Checkpoint | None:
 
 def _is_true(layout: Layout, header: Mapping[str, Any]) -> bool:
     """Whether the folders are as they were; raises `OSError` where one is gone."""
-    times = {path: mtime for path, (_, mtime) in header["folders"].items()}
+    times = {path: at for path, (_, at) in header["folders"].items()}
     # What the process itself has in the root comes and goes.
     own = {"control.sock", "checkpoint"}
     return (
-        all(os.stat(f"{layout.root}/{path}").st_mtime_ns == at for path, at in times.items())
+        all(os.stat(f"{layout.root}/{path}").st_ctime_ns == at for path, at in times.items())
         and sorted(os.listdir(layout.incoming)) == header["incoming"]
         and set(os.listdir(layout.root)) - own == set(header["root"]) - own
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +83,13 @@ async def test_a_start_by_the_checkpoint_reads_no_folder_of_blobs(
     assert gated.read == ["", "uploads"]
 
 
+def _replace_by_copy(directory: Path) -> None:
+    """As from a backup, or on another disk, where it may take another number of blocks."""
+    old = directory.with_name("old")
+    directory.rename(old)
+    shutil.copytree(old, directory)  # times included
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -89,6 +98,7 @@ async def test_a_start_by_the_checkpoint_reads_no_folder_of_blobs(
         pytest.param(lambda d: next(d.glob("blobs/*/*/*")).unlink(), id="gone"),
         pytest.param(lambda d: (d / "incoming/other").write_bytes(b"x"), id="incoming"),
         pytest.param(lambda d: (d / "other").write_bytes(b"x" * 9000), id="root"),
+        pytest.param(_replace_by_copy, id="copy"),
         pytest.param(lambda d: os.truncate(d / "checkpoint", 300), id="cut"),
         pytest.param(lambda d: (d / "checkpoint").write_bytes(b""), id="empty"),
     ],
