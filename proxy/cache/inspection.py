@@ -212,6 +212,7 @@ async def audit(space: Space, others: Others) -> Audit:
         missing += gone
         found += new
         drift += space.budget.used - before
+    drift -= await space.overhead.forget_gone()
     before = space.budget.used
     for keys in by_folder.values():  # folders that are not there any more
         missing += _compare(space, Folder(""), keys)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from proxy.cache.budget import Budget
 from proxy.cache.disk import Disk
@@ -46,3 +46,16 @@ class Overhead:
         folders |= {os.path.dirname(folder) for folder in folders}
         for folder, size in (await self._disk.run(directory_bytes, folders)).items():
             self.set_folder(self._layout.name_of(folder), size)
+
+    async def forget_gone(self) -> int:
+        """Count no folder that is gone; gives the bytes that were counted for them."""
+        freed = 0
+        for path in await self._disk.run(_gone, self._layout.root, list(self.folders)):
+            size = self.folders.pop(path, 0)
+            self._budget.charge(-size)
+            freed += size
+        return freed
+
+
+def _gone(root: str, paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if not os.path.isdir(f"{root}/{path}")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import threading
 from pathlib import Path
 
@@ -199,6 +200,14 @@ async def test_an_audit_counts_what_came_and_went_behind_our_back(cache: Cache) 
     with cache.store.find(cut) or pytest.fail("not found") as pin:
         assert pin.size == MIB
     assert not (await cache.store.audit()).mended
+
+
+async def test_an_audit_counts_no_folder_that_is_gone(cache: Cache) -> None:
+    await cache.put(BLOB)
+    shutil.rmtree(cache.directory / "blobs" / "sha256")
+    audit = await cache.store.audit()
+    assert audit.missing == 1
+    assert audit.on_disk == cache.disk_bytes()
 
 
 async def test_an_audit_leaves_alone_what_is_being_written(cache: Cache) -> None:
