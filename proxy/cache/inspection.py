@@ -75,10 +75,12 @@ async def verify(space: Space, *, rate: int) -> AsyncGenerator[Checked, None]:
     one, so that no blob is always among the last of rounds that a restart cuts short.
     """
     await space.settled()
-    keys = [key for key, _, _ in space.budget.entries() if is_blob(key)]
-    shuffle(keys)
-    for key in keys:
-        entry = space.budget.find(key)
+    keys = space.budget.snapshot()
+    await space.disk.run(shuffle, keys)
+    for looked, key in enumerate(keys, 1):
+        if looked % _BATCH == 0:
+            await asyncio.sleep(0)  # also where nothing is left of what there was
+        entry = space.budget.find(key) if is_blob(key) else None
         if entry is None or space.is_moving(key):
             continue
         space.pin(key)
@@ -225,7 +227,7 @@ async def audit(space: Space, others: Others) -> Audit:
 
 async def _keys_by_folder(space: Space) -> dict[str, list[bytes]]:
     by_folder: dict[str, list[bytes]] = defaultdict(list)
-    for counted, key in enumerate([key for key, _, _ in space.budget.entries()]):
+    for counted, key in enumerate(space.budget.snapshot()):
         path = space.layout.path_of(key)
         by_folder[space.layout.name_of(os.path.dirname(path))].append(key)
         if counted % _BATCH == 0:

@@ -58,6 +58,9 @@ class Policy(Protocol):
     def candidates(self) -> Iterator[tuple[bytes, Entry]]:
         """Everything, what is to go first first; the table must not change meanwhile."""
 
+    def keys(self) -> list[bytes]:
+        """The same without more than the keys, which takes a tenth of the time."""
+
     def entries(self) -> Iterator[tuple[bytes, Entry, int]]:
         """Everything with its mark, 0 to 255; the table must not change meanwhile.
 
@@ -153,6 +156,10 @@ class AgedLfu:
     def candidates(self) -> Iterator[tuple[bytes, Entry]]:
         for slot in self._in_order():
             yield self._keys[slot], Entry(self._sizes[slot], self._disks[slot])
+
+    def keys(self) -> list[bytes]:
+        keys = self._keys
+        return [keys[slot] for slot in self._in_order()]
 
     def entries(self) -> Iterator[tuple[bytes, Entry, int]]:
         ground = self._ground << _SHIFT

@@ -288,9 +288,14 @@ class BlobStore:
     # What it holds
 
     def blobs(self) -> Iterator[StoredBlob]:
-        """All blobs that are counted at this moment, the next one to be evicted first."""
-        entries = [(key, entry) for key, entry, _ in self.space.budget.entries() if is_blob(key)]
-        return (StoredBlob(digest_of(key), entry.size, entry.disk) for key, entry in entries)
+        """All blobs that are counted when it begins, the next one to be evicted first.
+
+        Those that go before they are come to are left out.
+        """
+        for key in self.space.budget.snapshot():
+            entry = self.space.budget.find(key) if is_blob(key) else None
+            if entry is not None:
+                yield StoredBlob(digest_of(key), entry.size, entry.disk)
 
     async def usage(self) -> Usage:
         """What there is, and what it takes."""

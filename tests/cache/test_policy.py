@@ -205,6 +205,7 @@ class PolicyMachine(RuleBasedStateMachine):
         expected = sorted(self.levels, key=lambda key: self.levels[key][0])
         assert [key for key, _ in self.policy.candidates()] == expected
         assert [key for key, _, _ in self.policy.entries()] == expected
+        assert self.policy.keys() == expected
         assert len(self.policy) == len(expected)
         for key, entry in self.policy.candidates():
             assert self.policy.find(key) == entry == Entry(entry.size, entry.size + 1)
