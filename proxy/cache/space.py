@@ -14,14 +14,7 @@ from typing import Final
 from proxy.cache.budget import Budget
 from proxy.cache.disk import Disk, to_the_end
 from proxy.cache.errors import DiskFailed, NoSpace
-from proxy.cache.files import (
-    disk_bytes,
-    free_bytes,
-    is_as_long,
-    move,
-    remove,
-    remove_all,
-)
+from proxy.cache.files import disk_bytes, free_bytes, is_as_long, move, remove, remove_all
 from proxy.cache.layout import Layout, digest_of, is_blob
 from proxy.cache.overhead import Overhead
 from proxy.cache.policy import Entry
@@ -36,6 +29,7 @@ from proxy.events import Event, Events, Kind
 _SHORTLY: Final = 1.0
 # For so long, in seconds, it is taken for true what the file system said of its free space.
 _FRESH: Final = 0.25
+_PART: Final = 500
 
 
 class Space:
@@ -200,8 +194,12 @@ class Space:
                 f"{self.budget.limit} and above {self.budget.floor} that stay free: "
                 "what is stored is in use"
             )
-        leaving = [(key, entry) for key in victims if (entry := self.take(key)) is not None]
-        await to_the_end(self._unlink(leaving, evicted=True))
+        # `partly` may be most of the cache, which taken at once would hold the event loop up.
+        step = _PART if partly else len(victims)
+        for at in range(0, len(victims), step):
+            part = [key for key in victims[at : at + step] if not self.budget.is_pinned(key)]
+            leaving = [(key, entry) for key in part if (entry := self.take(key)) is not None]
+            await to_the_end(self._unlink(leaving, evicted=True))
 
     async def _unlink(self, leaving: Sequence[tuple[bytes, Entry]], *, evicted: bool) -> None:
         paths = [self.layout.path_of(key) for key, _ in leaving]

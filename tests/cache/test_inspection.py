@@ -310,6 +310,29 @@ async def test_shrinking_evicts_down_to_a_size_and_leaves_what_is_in_use(cache: 
         assert [blob.digest for blob in cache.store.blobs()] == [left]
 
 
+async def test_what_is_taken_up_while_others_are_evicted_stays(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.cache.space._PART", 1)
+    begun, go = threading.Event(), threading.Event()
+    real = os.unlink
+
+    def unlink(path: str) -> None:
+        begun.set()
+        assert go.wait(60)
+        real(path)
+
+    digests = [await cache.put(os.urandom(1000)) for _ in range(3)]
+    monkeypatch.setattr(os, "unlink", unlink)
+    shrinking = asyncio.create_task(cache.store.shrink(0))
+    await asyncio.to_thread(begun.wait)
+    with cache.store.find(digests[1]) or pytest.fail("not found") as pin:
+        go.set()
+        await shrinking
+        assert [blob.digest for blob in cache.store.blobs()] == [digests[1]]
+        assert pin.path.exists()
+
+
 async def test_usage_tells_what_there_is(cache: Cache) -> None:
     await cache.put(BLOB)
     await cache.put(b"damaged")
