@@ -36,9 +36,9 @@ class Space:
     """The files of one cache directory and the budget they share.
 
     Invariants: a key in `_moving` has a file on its way in or out, and no other may be moved in or
-    out under it; `_doomed` are those that wait for their last pin. Until `complete` the
-    budget does not know all files: then nothing is stored, blobs are looked for on disk, and
-    `_unseen` are those that were taken off the disk before they were counted.
+    out under it; `_doomed` are those that go with their last pin, unless a new one replaces them.
+    Until `complete` the budget does not know all files: then nothing is stored, blobs are looked
+    for on disk, and `_unseen` are those that were taken off the disk before they were counted.
     """
 
     def __init__(
@@ -240,6 +240,7 @@ class Space:
 
     def unpin(self, key: bytes) -> None:
         if self.budget.unpin(key) and key in self._doomed:
+            self._moving.occupy(key)  # free: who has a turn has a pin
             self._chore(self.unlink_taken(key, self._doomed.pop(key)))
 
     async def remove(self, key: bytes) -> bool:
@@ -256,6 +257,7 @@ class Space:
             return False
         if self.budget.is_pinned(key):
             self._doomed[key] = entry
+            self.vacate(key)
         else:
             await self.unlink_taken(key, entry)
         return True
@@ -358,6 +360,8 @@ class Space:
         if status is not None:
             if known is not None and (replaced := self.withdraw(key)) is not None:
                 self.budget.gone(replaced)
+            if (doomed := self._doomed.pop(key, None)) is not None:
+                self.budget.gone(doomed)
             self.add(key, Entry(status.st_size, disk_bytes(status)))
             self.health.took()
         turn.end()
@@ -383,7 +387,8 @@ class Space:
             yield turn
 
     def is_moving(self, key: bytes) -> bool:
-        return key in self._moving
+        """Whether a file is on its way in or out, or will be when its last reader leaves."""
+        return key in self._moving or key in self._doomed
 
     def vacate(self, key: bytes) -> None:
         """Let others have their turn at a key."""

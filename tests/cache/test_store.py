@@ -248,11 +248,30 @@ async def test_a_removed_blob_stays_readable_for_those_who_have_it(cache: Cache)
         assert cache.store.find(digest) is None
         assert not await cache.store.remove(digest)
         assert pin.path.read_bytes() == b"blob"
-        # The new one takes the old one's place when that has gone.
-        again = cache.store.fill(digest, ByteSource(b"blob"))
-        assert await collect(again.reader()) == b"blob"
+        assert not (await cache.store.audit()).mended
+        assert cache.store.find(digest) is None
+    await cache.close()
+    assert cache.files() == []
+
+
+async def test_a_blob_that_comes_again_waits_for_no_reader_of_the_one_that_was_removed(
+    cache: Cache,
+) -> None:
+    digest = await cache.put(b"blob")
+    old = cache.store.find(digest) or pytest.fail("not found")
+    assert await cache.store.remove(digest)
+    spool = await cache.store.create_spool("again")
+    await spool.append(b"blob")
+    assert await spool.publish(digest)
+    new = cache.store.find(digest) or pytest.fail("not found")
+    assert cache.store.used_bytes == cache.disk_bytes()
+    assert await cache.store.remove(digest)
     cache.told.clear()
-    await cache.stored(digest)
+    assert await cache.put(b"blob") == digest
+    old.release()
+    new.release()
+    assert cache.store.contains(digest)
+    assert old.path.read_bytes() == b"blob"
     assert cache.store.used_bytes == cache.disk_bytes()
 
 
