@@ -140,11 +140,8 @@ def read_whole(path: str) -> bytes:
         os.close(fd)
 
 
-def replace(path: str, target: str, data: bytes) -> tuple[os.stat_result, int]:
-    """Write a file, make it durable, and put it in place of another.
-
-    Gives its status, and what the other took on disk.
-    """
+def replace(path: str, target: str, data: bytes) -> os.stat_result:
+    """Write a file, make it durable, and put it in place of another; gives its status."""
     folder = os.path.dirname(target)
     make_directory(folder)
     remove(path)
@@ -153,9 +150,6 @@ def replace(path: str, target: str, data: bytes) -> tuple[os.stat_result, int]:
         append(fd, data, 0)
         os.fsync(fd)
         status = os.fstat(fd)
-        replaced = 0
-        with suppress(FileNotFoundError):
-            replaced = disk_bytes(os.stat(target))
         os.rename(path, target)
     except BaseException:
         with suppress(OSError):
@@ -164,7 +158,7 @@ def replace(path: str, target: str, data: bytes) -> tuple[os.stat_result, int]:
     finally:
         os.close(fd)
     sync_directory(folder)
-    return status, replaced
+    return status
 
 
 def sync_directory(path: str) -> None:

@@ -133,7 +133,7 @@ class RecordStore:
         space = self._space
         target = space.layout.path_of(name)
         try:
-            status, _ = await space.disk.run(replace, space.layout.incoming_of(name), target, data)
+            status = await space.disk.run(replace, space.layout.incoming_of(name), target, data)
         finally:
             await space.overhead.measure(target)
         room.release()

@@ -24,8 +24,8 @@ from proxy.cache.times import Times
 from proxy.cache.turns import Turn, Turns
 from proxy.events import Event, Events, Kind
 
-# What is to be stored waits for so long after the start, in seconds, for the directory to be read.
-# It passes through unstored from then on, and each of its readers fetches it by itself.
+# So long after the start, in seconds, what is to be stored waits for the directory to be read.
+# From then on it passes through unstored, and each reader fetches it by itself.
 _SHORTLY: Final = 1.0
 # For so long, in seconds, it is taken for true what the file system said of its free space.
 _FRESH: Final = 0.25
@@ -36,7 +36,8 @@ class Space:
     """The files of one cache directory and the budget they share.
 
     Invariants: a key in `_moving` has a file on its way in or out, and no other may be moved in or
-    out under it; `_doomed` are those that go with their last pin, unless a new one replaces them.
+    out under it; `_doomed` are those that go with their last pin, unless a new one replaces them:
+    then the old ones' blocks are in use, as `_lingering`, until nobody reads either.
     Until `complete` the budget does not know all files: then nothing is stored, blobs are looked
     for on disk, and `_unseen` are those that were taken off the disk before they were counted.
     """
@@ -59,6 +60,7 @@ class Space:
         self._turns = asyncio.Lock()  # those that need an eviction take turns
         self._moving = Turns()
         self._doomed: dict[bytes, Entry] = {}
+        self._lingering: dict[bytes, list[Entry]] = {}
         self._times = Times(layout, disk)
         self._chores: set[asyncio.Task[None]] = set()
         self._unseen: set[bytes] | None = set()
@@ -190,9 +192,8 @@ class Space:
             if self.budget.is_starved:
                 self.health.starved(self.budget.floor)
             raise NoSpace(
-                f"{shortage} bytes more than there is room for within the budget of "
-                f"{self.budget.limit} and above {self.budget.floor} that stay free: "
-                "what is stored is in use"
+                f"{shortage} bytes more than {self.budget.limit} have room for, or than leave "
+                f"{self.budget.floor} of the file system free: what is stored is in use"
             )
         # `partly` may be most of the cache, which taken at once would hold the event loop up.
         step = _PART if partly else len(victims)
@@ -239,15 +240,16 @@ class Space:
         self.budget.pin(key)
 
     def unpin(self, key: bytes) -> None:
-        if self.budget.unpin(key) and key in self._doomed:
+        if not self.budget.unpin(key):
+            return
+        for replaced in self._lingering.pop(key, ()):
+            self.budget.gone(replaced)
+        if key in self._doomed:
             self._moving.occupy(key)  # free: who has a turn has a pin
             self._chore(self.unlink_taken(key, self._doomed.pop(key)))
 
     async def remove(self, key: bytes) -> bool:
-        """Take a file out of sight at once and off the disk when nobody reads it any more.
-
-        False when it is not there.
-        """
+        """Take a file out of sight at once, off the disk when nobody reads it. False: not there."""
         if key in self._doomed:
             return False
         async with self.turn(key):
@@ -294,7 +296,6 @@ class Space:
         return entry
 
     async def unlink_taken(self, key: bytes, entry: Entry) -> None:
-        """Unlink what `take` gave."""
         await to_the_end(self._unlink([(key, entry)], evicted=False))
 
     def put_back(self, key: bytes, entry: Entry) -> None:
@@ -325,8 +326,7 @@ class Space:
 
         `arrived` is called as it becomes visible, so that nothing can happen in between; with
         False when there is one already, and the new one is removed. One of another length is
-        damaged, as the new one is right, and is replaced. Raises `DiskFailed`, with the
-        file still at `path` and the room still held.
+        damaged, and replaced. Raises `DiskFailed`, with the file at `path` and the room still held.
         """
         async with self.turn(key) as turn:
             await to_the_end(self._move_in(key, fd, path, room, turn, arrived))
@@ -361,7 +361,7 @@ class Space:
             if known is not None and (replaced := self.withdraw(key)) is not None:
                 self.budget.gone(replaced)
             if (doomed := self._doomed.pop(key, None)) is not None:
-                self.budget.gone(doomed)
+                self._lingering.setdefault(key, []).append(doomed)
             self.add(key, Entry(status.st_size, disk_bytes(status)))
             self.health.took()
         turn.end()

@@ -258,13 +258,15 @@ async def test_a_blob_that_comes_again_waits_for_no_reader_of_the_one_that_was_r
     cache: Cache,
 ) -> None:
     digest = await cache.put(b"blob")
+    block = next(cache.store.blobs()).disk
     old = cache.store.find(digest) or pytest.fail("not found")
     assert await cache.store.remove(digest)
     spool = await cache.store.create_spool("again")
     await spool.append(b"blob")
     assert await spool.publish(digest)
     new = cache.store.find(digest) or pytest.fail("not found")
-    assert cache.store.used_bytes == cache.disk_bytes()
+    # The old one may be open, and then its blocks are in use though nobody finds it.
+    assert cache.store.used_bytes == cache.disk_bytes() + block
     assert await cache.store.remove(digest)
     cache.told.clear()
     assert await cache.put(b"blob") == digest
