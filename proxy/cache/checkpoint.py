@@ -100,7 +100,10 @@ def take(layout: Layout) -> Checkpoint | None:
         return None
     except OSError:
         data = b""
-    remove(layout.checkpoint)
+    try:
+        remove(layout.checkpoint)
+    except IsADirectoryError:
+        return None  # not ours
     sync_directory(layout.root)  # or it might be back after a power cut, and not be true
     body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:

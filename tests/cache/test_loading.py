@@ -118,6 +118,18 @@ async def test_a_checkpoint_that_is_not_true_any_more_is_not_used(
     assert cache.store.used_bytes == cache.disk_bytes()
 
 
+async def test_a_folder_in_the_checkpoints_place_is_not_ours(cache: Cache) -> None:
+    digest = await cache.put(BLOBS[2])
+    await cache.close()
+    (cache.directory / "checkpoint").unlink()
+    (cache.directory / "checkpoint").mkdir()
+    for _ in range(2):
+        store = await cache.open()
+        assert store.contains(digest)
+        assert store.unknown_files == 1
+        await cache.close()
+
+
 async def test_the_checkpoint_of_a_crash_is_none(cache: Cache) -> None:
     digest = await cache.put(BLOBS[2])
     await cache.reopen()
