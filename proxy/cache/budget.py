@@ -37,8 +37,8 @@ class Budget:
     There is a second bound, the file system's: `floor` bytes of it stay free. How much is free is
     `observe`d now and then, and counted down from there.
 
-    Leftovers (partial and quarantined blobs) are evicted before anything that the policy orders,
-    and the records that take a client's help to bring back after all of it.
+    Leftovers (partial and quarantined blobs) are evicted before anything that the policy orders.
+    The records that take a client's help to bring back are promises, and give way to no blob.
     """
 
     def __init__(self, limit: int, policy: Policy, *, floor: int = 0) -> None:
@@ -52,7 +52,7 @@ class Budget:
         self._kept = AgedLfu()
         self._spare = min(_SPARE_MAX, limit // _SPARE_PART)
         self._pins: dict[bytes, int] = {}
-        self._evictable = 0
+        self._evictable = 0  # without those records
         self._headroom: int | None = None  # above the floor; None: not known
         self._granted = 0  # by all reservations ever
         self._leaving = 0  # of `used`
@@ -67,6 +67,11 @@ class Budget:
         More than 0 only when the disk held too much at start-up, or others fill the file system.
         """
         return max(0, self.used + self.reserved - self.limit, -(self._headroom or 0))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether more is on disk than the limit, as when it was lowered."""
+        return self.used + self.reserved > self.limit
 
     def shortage(self, need: int, *, urgent: bool = False) -> int:
         """How many bytes must go before `need` more fit; 0 when they fit.
@@ -125,25 +130,30 @@ class Budget:
         if self._headroom is not None:
             self._headroom += size
 
-    def victims(self, shortage: int, *, partly: bool = False) -> list[bytes] | None:
+    def victims(
+        self, shortage: int, *, partly: bool = False, kept: bool = False
+    ) -> list[bytes] | None:
         """What to evict so that `shortage` bytes are freed; None when that much cannot be.
 
-        `partly`: what can be freed then.
+        `partly`: what can be freed then. `kept`: after all else, also the records that take a
+        client's help to bring back, which give way to one another and to nothing else.
         """
-        if shortage > self._evictable and not partly:
+        evictable = self._evictable
+        tables = [self._leftovers, self._policy]
+        if kept and shortage > evictable:
+            tables.append(self._kept)
+            unpinned = (e.disk for key, e in self._kept.candidates() if key not in self._pins)
+            evictable += sum(unpinned)
+        if shortage > evictable and not partly:
             return None
         chosen: list[bytes] = []
-        for key, entry in self._candidates():
+        for key, entry in chain.from_iterable(table.candidates() for table in tables):
             if shortage <= 0:
                 break
             if key not in self._pins:
                 chosen.append(key)
                 shortage -= entry.disk
         return chosen
-
-    def _candidates(self) -> Iterator[tuple[bytes, Entry]]:
-        tables = (self._leftovers, self._policy, self._kept)
-        return chain.from_iterable(table.candidates() for table in tables)
 
     # Entries
 
@@ -167,7 +177,7 @@ class Budget:
         """A file that is on disk and may be evicted; `mark` as `entries` gave it."""
         self._table(key).add(key, entry, mark=mark)
         self.used += entry.disk
-        if key not in self._pins:
+        if key not in self._pins and not is_kept(key):
             self._evictable += entry.disk
 
     def find(self, key: bytes) -> Entry | None:
@@ -181,7 +191,7 @@ class Budget:
         entry = self._table(key).remove(key)
         if entry is not None:
             self._leaving += entry.disk
-            if key not in self._pins:
+            if key not in self._pins and not is_kept(key):
                 self._evictable -= entry.disk
         return entry
 
@@ -233,5 +243,6 @@ class Budget:
         return key in self._pins
 
     def _disk_of(self, key: bytes) -> int:
-        entry = self.find(key)
+        """What may be evicted of a key if it is not pinned."""
+        entry = None if is_kept(key) else self.find(key)
         return 0 if entry is None else entry.disk

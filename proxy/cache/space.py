@@ -145,7 +145,7 @@ class Space:
         if self._turns.locked() or self.budget.shortage(need, urgent=urgent):
             # In turns: what one has evicted is not taken by another that came later.
             async with self._turns:
-                await self._evict(self.budget.shortage(need, urgent=urgent))
+                await self._evict(self.budget.shortage(need, urgent=urgent), kept=urgent)
                 if self.budget.floor_shortage(need):
                     await self._observe()  # the last look may have been in the middle of it
                 if self.budget.shortage(need, urgent=urgent):
@@ -168,7 +168,7 @@ class Space:
     async def trim(self) -> None:
         """Evict what is beyond the limit, or below the floor, as far as it is not in use."""
         async with self._turns:
-            await self._evict(self.budget.excess, partly=True)
+            await self._evict(self.budget.excess, partly=True, kept=self.budget.is_over)
         excess = self.budget.excess
         if excess and not self._exceeds:
             self.trouble(
@@ -184,10 +184,10 @@ class Space:
             await self._evict(max(0, before + self.budget.reserved - size), partly=True)
             return before - self.budget.used
 
-    async def _evict(self, shortage: int, *, partly: bool = False) -> None:
+    async def _evict(self, shortage: int, *, partly: bool = False, kept: bool = False) -> None:
         if shortage == 0:
             return
-        victims = self.budget.victims(shortage, partly=partly)
+        victims = self.budget.victims(shortage, partly=partly, kept=kept)
         if victims is None:
             if self.budget.is_starved:
                 self.health.starved(self.budget.floor)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from proxy.cache import CacheError, NoSpace, RecordStore, load_secret
 from proxy.events import Kind
 from proxy.oci import Digest
-from tests.cache.conftest import MIB, Cache
+from tests.cache.conftest import MIB, Cache, collect
+from tests.cache.sources import ByteSource
 from tests.cache.test_spool import fill_up
 from tests.cache.test_unstored import largest_file
 
@@ -260,3 +261,23 @@ async def test_records_and_blobs_do_not_see_each_other(cache: Cache) -> None:
     await records.put("manifest", *WHERE, "key", b"content")
     assert cache.store.blob_count == 0
     assert not cache.store.contains(Digest.of(b"content"))
+
+
+async def test_a_promise_gives_way_to_no_blob_and_only_to_later_promises(cache: Cache) -> None:
+    """What an alias stands for was answered to a client, who may ask for it for as long."""
+    await cache.reopen(budget=MIB)
+    records = await RecordStore.open(cache.store)
+    for number in range(20):
+        await records.put("alias", *WHERE, f"first-{number}", b"x" * 4000)
+    blob = os.urandom(MIB - 100_000)  # would have room without them
+    assert await collect(cache.store.fill(Digest.of(blob), ByteSource(blob)).reader()) == blob
+    await cache.store.shrink(0)
+    fresh = await RecordStore.open(cache.store)
+    for number in range(20):
+        assert await fresh.find("alias", *WHERE, f"first-{number}") is not None
+    for number in range(200):
+        await records.put("alias", *WHERE, f"later-{number}", b"x" * 4000)
+        assert cache.store.used_bytes <= MIB
+    fresh = await RecordStore.open(cache.store)
+    assert await fresh.find("alias", *WHERE, "first-0") is None
+    assert await fresh.find("alias", *WHERE, "later-199") is not None
