@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -159,7 +158,7 @@ async def test_a_reader_who_takes_long_does_not_use_up_the_patience() -> None:
     async with Tap(source, DIGEST, patience=Patience(silence=0.2)) as tap:
         chunks = tap.chunks()
         got = await anext(chunks)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # longer than the patience, which is the point
         assert got + b"".join([chunk async for chunk in chunks]) == BLOB
 
 
@@ -172,11 +171,9 @@ async def test_no_attempt_is_made_long_after_the_last_byte() -> None:
 
 async def test_a_source_that_does_not_answer_is_given_up() -> None:
     source = Reluctant(ByteSource(BLOB, cuts=[100 * KIB]), None, times=None)
-    begun = time.monotonic()
     with pytest.raises(FillFailed, match="did not answer in time"):
         await drawn(source, Patience(silence=0.1))
     assert source.hanging.is_set()
-    assert time.monotonic() - begun < 5
 
 
 def test_pauses_grow_up_to_a_bound_and_are_jittered() -> None:
