@@ -32,7 +32,7 @@ _UPLOAD: Final = b"u"
 _PARTIAL: Final = b"p"
 _QUARANTINED: Final = b"q"
 
-# Kinds of records that take a client's help to bring back: they go last.
+# Kinds of records that take a client's help to bring back: they give way to one another alone.
 _KEPT_KINDS: Final = frozenset({"alias"})
 
 _UPLOAD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -140,7 +140,7 @@ def is_quarantined(key: bytes) -> bool:
 
 
 def is_kept(key: bytes) -> bool:
-    """Whether it is evicted only when nothing else can be."""
+    """Whether it is a promise: it gives way to later ones alone, and to a lowered budget."""
     return key.startswith(_RECORD) and key[1:].partition(b"/")[0].decode() in _KEPT_KINDS
 
 

@@ -1,7 +1,7 @@
 """Small things kept per registry and repository: each in a file of its own, with a checksum.
 
 What is in them is their users' affair. They share the blobs' budget: kinds that can be had again
-are evicted like blobs, those that take a client's help go last (`layout` names them).
+are evicted like blobs, those that take a client's help (`layout` names them) by later ones alone.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RecordStore:
     async def put(
         self, kind: str, registry: str, repository: str, key: str, content: bytes
     ) -> None:
-        """Keep content in place of what was there. What goes last is durable on return.
+        """Keep content in place of what was there. What only later ones evict is durable on return.
 
         Raises `CacheError` when that cannot be: `NoSpace`, or the disk refuses. A kind that can be
         had again is left unkept then, and nothing is raised.

@@ -29,7 +29,7 @@ from proxy.events import Event, Events, Kind
 _SHORTLY: Final = 1.0
 # For so long, in seconds, it is taken for true what the file system said of its free space.
 _FRESH: Final = 0.25
-_PART: Final = 500
+_PART: Final = 500  # files evicted in one go
 
 
 class Space:
