@@ -29,10 +29,12 @@ from proxy.handlers.replies import render_errors
 from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
 from proxy.services.blobs import Blobs
+from proxy.services.known import KnownManifests
 from proxy.services.listings import Listings
 from proxy.services.manifests import Manifests
 from proxy.services.outages import Outages
 from proxy.services.proofs import Proofs
+from proxy.services.pushes import Pushes
 from proxy.services.registries import Registries, Rewrite
 from proxy.services.tokens import UploadTokens
 from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
@@ -260,8 +262,10 @@ async def build(
         proofs = Proofs(stale_seconds=settings.stale_if_error, clock=timing.clock)
         blobs = Blobs(store, proofs, Outages(events, clock=timing.clock), events)
         stack.push_async_callback(blobs.close)
-        manifests = Manifests(records, events)
+        known = KnownManifests(records)
+        manifests = Manifests(known, events)
         stack.push_async_callback(manifests.close)
+        pushes = Pushes(known, events)
         uploads = Uploads(store, UploadTokens(secret), proofs, events)
         stack.push_async_callback(uploads.close)
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, uploads.expire))
@@ -272,7 +276,9 @@ async def build(
         RegistryApi(
             registries,
             blobs=BlobHandlers(blobs),
-            manifests=ManifestHandlers(manifests, {r.name: r.show for r in settings.registries}),
+            manifests=ManifestHandlers(
+                manifests, pushes, {r.name: r.show for r in settings.registries}
+            ),
             uploads=UploadHandlers(uploads, registries),
             listings=ListingHandlers(Listings()),
         ).add_to(app)

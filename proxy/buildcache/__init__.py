@@ -8,7 +8,7 @@ one would push, and shown again to whoever asks in the form and the exact bytes 
 from __future__ import annotations
 
 from proxy.buildcache.aliases import Alias
-from proxy.buildcache.forms import Form, Want, media_type
+from proxy.buildcache.forms import MEDIA_TYPES, Form, Want, media_type
 from proxy.buildcache.reading import NotACache, find_form
 from proxy.buildcache.rewriting import (
     Stored,
@@ -21,6 +21,7 @@ from proxy.buildcache.rewriting import (
 )
 
 __all__ = [
+    "MEDIA_TYPES",
     "Alias",
     "Form",
     "NotACache",

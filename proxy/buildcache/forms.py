@@ -41,6 +41,9 @@ _MEDIA_TYPES: Final = MappingProxyType(
     }
 )
 
+# What a cache manifest can come as; anything else need not even be looked into.
+MEDIA_TYPES: Final = frozenset(_MEDIA_TYPES.values())
+
 _OCI_LAYER_PREFIX: Final = "application/vnd.oci.image.layer."
 _OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 _OCI_FOREIGN: Final = "application/vnd.oci.image.layer.nondistributable.v1.tar"

@@ -18,6 +18,7 @@ from proxy.handlers.viewer import Show, choose
 from proxy.oci import MAX_MANIFEST_BYTES, Reference, Tag
 from proxy.peer import PEER_HEADER
 from proxy.services.manifests import Manifests
+from proxy.services.pushes import Pushes
 from proxy.services.registries import Target
 
 # RFC 6838 §4.2, with room for parameters that somebody may have left on.
@@ -27,8 +28,9 @@ _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+/-]{1,255}(?:;[ -~]{0,255})?
 class ManifestHandlers:
     """Renders manifests. `show` forces the form that readers of a cache get, by registry."""
 
-    def __init__(self, manifests: Manifests, show: Mapping[str, Show]) -> None:
+    def __init__(self, manifests: Manifests, pushes: Pushes, show: Mapping[str, Show]) -> None:
         self._manifests = manifests
+        self._pushes = pushes
         self._show = show
 
     async def get(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
@@ -53,7 +55,7 @@ class ManifestHandlers:
     async def put(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         content = await _read_manifest(request)
         media_type = _media_type(request, content)
-        pushed = await self._manifests.put(
+        pushed = await self._pushes.put(
             target, _reference(route), content, media_type, tags=_tags(request)
         )
         headers = {
@@ -69,7 +71,7 @@ class ManifestHandlers:
     async def delete(
         self, request: web.Request, route: Route, target: Target
     ) -> web.StreamResponse:
-        await self._manifests.delete(target, _reference(route))
+        await self._pushes.delete(target, _reference(route))
         return reply(202)
 
     def _want(self, request: web.Request, target: Target) -> Want:
