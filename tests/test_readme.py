@@ -12,7 +12,7 @@ import pytest
 
 from proxy.cli import commands
 from proxy.config import load_settings
-from proxy.config.sources import Sources, Table, kebab
+from proxy.config.sources import FILE_ALONE, NOT_IN_FILE, Sources, Table, kebab, spell
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -27,7 +27,7 @@ def keys_of_table(heading: str) -> set[str]:
     """The keys in the first column of the table under that heading."""
     table = README[README.index(heading) :].partition("\n\n")[0]
     rows = table.splitlines()[2:]
-    return {key for row in rows for key in re.findall(r"`([a-z-]+)`", row.split("|")[1])}
+    return {key for row in rows for key in re.findall(r"`([a-z.-]+)`", row.split("|")[1])}
 
 
 def test_the_readme_opens_with_the_two_commands_each_a_line() -> None:
@@ -42,14 +42,14 @@ def test_ci_runs_the_readmes_command() -> None:
 
 
 def test_the_readme_lists_every_setting_and_no_other() -> None:
-    settings = {kebab(name) for name in Sources.model_fields} - {"tables", "config"}
+    settings = {spell(name) for name in set(Sources.model_fields) - NOT_IN_FILE}
     assert keys_of_table("| key | default | |") == settings
-    assert keys_of_table("| key of `[[registry]]` | |") == {kebab(n) for n in Table.model_fields}
+    assert keys_of_table("| key of `[[registry]]` | |") == {spell(n) for n in Table.model_fields}
 
 
 def test_every_setting_is_a_flag_of_serve() -> None:
-    flags = {name.removeprefix("--") for name in flags_of("serve")} - {"help", "config"}
-    assert flags == {kebab(name) for name in Sources.model_fields} - {"tables", "config"}
+    flags = {name.removeprefix("--") for name in flags_of("serve")} - {"help"}
+    assert flags == {kebab(name) for name in set(Sources.model_fields) - FILE_ALONE}
 
 
 def flags_of(command: str) -> set[str]:
@@ -78,7 +78,7 @@ def test_every_flag_that_is_written_exists(name: str) -> None:
 def test_every_variable_that_is_written_exists(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
     variables = {variable.lower() for variable in re.findall(r"ECR_CACHE_PROXY_([A-Z_]+)", text)}
-    assert variables <= set(Sources.model_fields)
+    assert variables <= set(Sources.model_fields) - FILE_ALONE
 
 
 def test_the_settings_in_the_readme_load(tmp_path: Path) -> None:
@@ -88,6 +88,16 @@ def test_the_settings_in_the_readme_load(tmp_path: Path) -> None:
     file.write_text(settings.replace("/run/secrets/registry", "password"))
     loaded = load_settings({"config": str(file)})
     assert [registry.ecr for registry in loaded.registries] == [True, True, False]
+
+
+def test_the_settings_of_new_repositories_in_the_readme_load(tmp_path: Path) -> None:
+    (settings,) = [block for block in blocks("toml") if "[new-repositories]" in block]
+    file = tmp_path / "settings.toml"
+    file.write_text(settings)
+    host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+    (registry,) = load_settings({"config": str(file), "registry": (host,)}).registries
+    assert registry.new_repositories is not None
+    assert registry.new_repositories.immutable_tags
 
 
 def test_the_settings_file_in_deploy_loads_also_with_what_is_commented_out(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from proxy.config import (
     DEFAULT_CACHE_SIZE,
     DEFAULT_LISTEN,
     DEFAULT_MIN_FREE,
+    DEFAULT_PUSH_MODE,
     DEFAULT_SHUTDOWN_TIMEOUT,
     DEFAULT_STALE_IF_ERROR,
     DEFAULT_VERIFY_RATE,
     LogLevel,
+    PushMode,
     Rewrite,
     Settings,
     SettingsError,
@@ -92,6 +94,20 @@ from proxy.config import (
     metavar="|".join(get_args(Show)),
     help="Form in which readers get a cache by its tag; auto: the one that the client can read. "
     "[default: auto]",
+)
+@click.option(
+    "--push-mode",
+    metavar="|".join(get_args(PushMode)),
+    help="When a pushed blob is acknowledged: once it is on this proxy's disk, or once it is in "
+    "the registry; a manifest always is once all of it is there. Several proxies behind a balancer "
+    f"without stickiness need write-through. [default: {DEFAULT_PUSH_MODE}]",
+)
+@click.option(
+    "--create-repositories",
+    is_flag=True,
+    default=None,
+    help="Create a repository that a push finds missing in ECR; with what settings, the table "
+    "new-repositories of the settings file says.",
 )
 @click.option(
     "--shutdown-timeout",

@@ -10,7 +10,15 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from proxy.config.sources import Given, SettingsError, Sources, Table, kebab
-from proxy.config.values import CacheSettings, RegistrySettings, Settings, is_loopback
+from proxy.config.values import (
+    DEFAULT_PUSH_MODE,
+    CacheSettings,
+    NewRepositorySettings,
+    PushMode,
+    RegistrySettings,
+    Settings,
+    is_loopback,
+)
 
 _AWS: Final = frozenset(
     {
@@ -21,6 +29,8 @@ _AWS: Final = frozenset(
         "role_session_name",
         "endpoint",
         "api_endpoint",
+        "create_repositories",
+        "new_repositories",
     }
 )
 _BASIC: Final = frozenset({"username", "password", "password_file"})
@@ -136,6 +146,33 @@ def _resolve(table: Table, sources: Sources, given: Given) -> RegistrySettings:
         redirect_hosts=table.redirect_hosts,
         rewrite=rewrite or "auto",
         show=show or "auto",
+        push_mode=_push_mode(table, sources, given),
+        new_repositories=_new_repositories(table, sources, given),
+    )
+
+
+def _push_mode(table: Table, sources: Sources, given: Given) -> PushMode:
+    of_table = table.push and table.push.mode
+    if not given.in_file_alone("push_mode"):
+        of_table = None
+    return of_table or sources.push_mode or sources.push.mode or DEFAULT_PUSH_MODE
+
+
+def _new_repositories(table: Table, sources: Sources, given: Given) -> NewRepositorySettings | None:
+    """How a missing repository is made in the registry; None where none may be made."""
+    creates = sources.create_repositories
+    if given.in_file_alone("create_repositories") and table.create_repositories is not None:
+        creates = table.create_repositories
+    # Only ECR can be asked for one: what goes for every registry says nothing of the others.
+    if not creates or table.host is None:
+        return None
+    chosen = table.new_repositories or sources.new_repositories
+    return NewRepositorySettings(
+        immutable_tags=chosen.immutable_tags,
+        mutable_tags=chosen.mutable_tags,
+        scan_on_push=chosen.scan_on_push,
+        kms_key=chosen.kms_key,
+        tags=chosen.tags,
     )
 
 

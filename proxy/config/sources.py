@@ -13,7 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -32,6 +39,7 @@ from proxy.config.values import (
     DEFAULT_VERIFY_RATE,
     ENV_PREFIX,
     LogLevel,
+    PushMode,
     Rewrite,
     Show,
     parse_base_url,
@@ -39,9 +47,12 @@ from proxy.config.values import (
     parse_cache_size,
     parse_floor,
     parse_host_name,
+    parse_kms_key,
     parse_listen,
+    parse_mutable_tags,
     parse_path,
     parse_registry,
+    parse_resource_tags,
     parse_seconds,
 )
 from proxy.sizes import Share
@@ -60,8 +71,13 @@ class SettingsError(Exception):
 
 
 def kebab(name: str) -> str:
-    """A key as flags and the file spell it."""
+    """A key as flags spell it, and most often the file."""
     return name.replace("_", "-")
+
+
+def spell(name: str) -> str:
+    """A key as the file spells it: what has a table of its own is written with a dot."""
+    return {"push": "push.mode"}.get(name, kebab(name))
 
 
 def split_names(value: object) -> object:
@@ -72,6 +88,32 @@ def split_names(value: object) -> object:
 
 
 _Url: TypeAlias = Annotated[str, BeforeValidator(parse_base_url)]
+
+
+class PushTable(BaseModel):
+    """The keys of `push.`, at the top of the settings file or in a `[[registry]]` table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: PushMode | None = None
+
+
+class NewRepositoriesTable(BaseModel):
+    """A `[new-repositories]` table, at the top of the settings file or in a `[[registry]]`."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=kebab, frozen=True)
+
+    immutable_tags: bool = False
+    mutable_tags: Annotated[tuple[str, ...], BeforeValidator(parse_mutable_tags)] = ()
+    scan_on_push: bool = False
+    kms_key: Annotated[str, BeforeValidator(parse_kms_key)] | None = None
+    tags: Annotated[dict[str, str], BeforeValidator(parse_resource_tags)] = {}
+
+    @model_validator(mode="after")
+    def _exceptions_need_a_rule(self) -> NewRepositoriesTable:
+        if self.mutable_tags and not self.immutable_tags:
+            raise ValueError("mutable-tags are exceptions: they go with immutable-tags = true")
+        return self
 
 
 class Table(BaseModel):
@@ -94,6 +136,9 @@ class Table(BaseModel):
     redirect_hosts: tuple[str, ...] = ()
     rewrite: Rewrite | None = None
     show: Show | None = None
+    push: PushTable | None = None
+    create_repositories: bool | None = None
+    new_repositories: NewRepositoriesTable | None = None
 
     @property
     def key(self) -> str:
@@ -102,7 +147,11 @@ class Table(BaseModel):
 
 
 class Sources(BaseSettings):
-    """The keys of all sources, each judged by itself; `tables` is the file's alone."""
+    """The keys of all sources, each judged by itself.
+
+    The file's alone are `tables`, `push` (flags and variables say `push_mode`) and
+    `new_repositories`.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -139,6 +188,10 @@ class Sources(BaseSettings):
     )
     rewrite: Rewrite | None = None
     show: Show | None = None
+    push: Annotated[PushTable, NoDecode] = PushTable()
+    push_mode: PushMode | None = None
+    create_repositories: bool = False
+    new_repositories: Annotated[NewRepositoriesTable, NoDecode] = NewRepositoriesTable()
     shutdown_timeout: Annotated[float, BeforeValidator(parse_seconds)] = parse_seconds(
         DEFAULT_SHUTDOWN_TIMEOUT
     )
@@ -146,7 +199,14 @@ class Sources(BaseSettings):
     insecure_no_client_auth: bool = False
 
 
-_KEYS: Final = frozenset(Sources.model_fields) - {"tables"}
+FILE_ALONE: Final = frozenset({"tables", "push", "new_repositories"})
+NOT_IN_FILE: Final = frozenset({"tables", "config", "push_mode"})
+_KEYS: Final = frozenset(Sources.model_fields) - FILE_ALONE
+_FILE_KEYS: Final = frozenset(Sources.model_fields) - NOT_IN_FILE
+_INNER: Final[Mapping[str, type[BaseModel]]] = {
+    "push": PushTable,
+    "new-repositories": NewRepositoriesTable,
+}
 
 
 class Given:
@@ -215,12 +275,18 @@ class Given:
         """The first mistake, in one line."""
         first = error.errors(include_url=False)[0]
         location = first["loc"]
-        where = self.name(str(location[0]))
+        within, path = self.name(str(location[0])), location[1:]
         if location[0] == "tables":
-            where = f"{self.name_table(int(location[1]))}: {location[2]}"
+            within = f"{self.name_table(int(location[1]))}: {location[2]}"
+            path = location[3:]
+        # What follows is the place in a list, or the key in a table of its own.
+        where = ".".join([within, *(part for part in path if isinstance(part, str))])
         if first["type"] == "extra_forbidden":
-            known = [kebab(name) for name in Table.model_fields]
+            inner = [_INNER[kebab(str(part))] for part in location if kebab(str(part)) in _INNER]
+            known = [spell(name) for name in (inner[0] if inner else Table).model_fields]
             return f"{where}: unknown key{_nearest(str(location[-1]), known)}"
+        if first["type"] == "model_type":
+            return f"{where}: write a table, not {first['input']!r}"
         if first["type"] == "value_error":
             return f"{where}: {first['ctx']['error']}"
         value = "" if "password" in location else f", not {first['input']!r}"
@@ -250,10 +316,10 @@ def _read_file(path: Path) -> dict[str, object]:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the settings file {path} is no TOML: {error}") from error
-    known = [kebab(name) for name in _KEYS - {"config"}]
+    known = {kebab(name): spell(name) for name in _FILE_KEYS}
     for key in content:
         if key not in known:
-            raise SettingsError(f"{path}: {key}: unknown key{_nearest(key, known)}")
+            raise SettingsError(f"{path}: {key}: unknown key{_nearest(key, known.values())}")
     registries = content.pop("registry", [])
     if not isinstance(registries, list):
         raise SettingsError(f"{path}: registry: write [[registry]], in double brackets")

@@ -18,6 +18,7 @@ from proxy.sizes import Share, parse_duration, parse_share, parse_size
 
 Rewrite: TypeAlias = Literal["auto", "always", "never"]
 Show: TypeAlias = Literal["auto", "stored", "index", "image-manifest"]
+PushMode: TypeAlias = Literal["write-back", "write-through"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 DEFAULT_LISTEN: Final = "127.0.0.1:5000"
@@ -26,11 +27,33 @@ DEFAULT_MIN_FREE: Final = "1%"
 DEFAULT_VERIFY_RATE: Final = "4MiB"
 DEFAULT_STALE_IF_ERROR: Final = "12h"
 DEFAULT_ABANDON_FILLS_BELOW: Final = "0"
+DEFAULT_PUSH_MODE: Final[PushMode] = "write-back"
 DEFAULT_SHUTDOWN_TIMEOUT: Final = "30s"
 ENV_PREFIX: Final = "ECR_CACHE_PROXY_"
 
 _MIN_CACHE_BYTES: Final = 1024 * 1024
 _ALL_ADDRESSES: Final = "0.0.0.0"  # noqa: S104 what an empty host means; refused without a flag
+# ECR's API reference, CreateRepository, and the limits of its tags.
+_MAX_MUTABLE_TAGS: Final = 5
+_MUTABLE_TAG: Final = re.compile(r"[0-9a-zA-Z._*-]{1,128}")
+_KMS_KEY: Final = re.compile(r"arn:\S{1,2000}|alias/\S{1,250}|(mrk-)?[0-9a-f-]{32,36}")
+_MAX_TAG_KEY: Final = 128
+_MAX_TAG_VALUE: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRepositorySettings:
+    """With what settings a missing repository is created in ECR.
+
+    `mutable_tags` are patterns of tags that may move though `immutable_tags` is on. Without a
+    `kms_key` ECR encrypts with AES-256 and keys of its own.
+    """
+
+    immutable_tags: bool = False
+    mutable_tags: tuple[str, ...] = ()
+    scan_on_push: bool = False
+    kms_key: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +63,8 @@ class RegistrySettings:
     `name` is the host as clients write it, `url` the base URL of its registry API where that is
     not `https://name`. `ecr` says how it was given: by host (ECR, tokens from AWS) or by URL (any
     registry; `username` and `password`, or nothing). `api_url` is the endpoint of ECR's JSON API
-    when it is not AWS's. No file sets the access key: it is for the demo's stand-in alone.
+    when it is not AWS's. `new_repositories` is None where none may be created. No file sets the
+    access key: it is for the demo's stand-in alone.
     """
 
     name: str
@@ -59,6 +83,8 @@ class RegistrySettings:
     redirect_hosts: tuple[str, ...] = ()
     rewrite: Rewrite = "auto"
     show: Show = "auto"
+    push_mode: PushMode = DEFAULT_PUSH_MODE
+    new_repositories: NewRepositorySettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +168,41 @@ def parse_path(value: object) -> Path:
         return Path(value).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{str(value)!r}: {error}") from error
+
+
+def parse_mutable_tags(value: object) -> object:
+    """Patterns of tags, as ECR takes them for filters of a repository's immutability."""
+    if not isinstance(value, list):
+        raise ValueError(f'{value!r} is no list of patterns; write ["cache*"]')
+    for pattern in value:
+        if not isinstance(pattern, str) or not _MUTABLE_TAG.fullmatch(pattern):
+            raise ValueError(f"{pattern!r} is no pattern of tags; write cache*, or *-cache")
+    if len(value) > _MAX_MUTABLE_TAGS:
+        raise ValueError(f"{len(value)} patterns, and ECR takes {_MAX_MUTABLE_TAGS} at most")
+    return value
+
+
+def parse_kms_key(value: object) -> str:
+    if not isinstance(value, str) or not _KMS_KEY.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is no KMS key; give its ARN, its id, or alias/NAME (alias/aws/ecr is "
+            "AWS's own key for ECR)"
+        )
+    return value
+
+
+def parse_resource_tags(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError(f'{value!r} is no table of tags; write {{team = "build"}}')
+    for key, text in value.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{key} is {text!r}: a tag's value is a string")
+        if not 0 < len(key) <= _MAX_TAG_KEY or len(text) > _MAX_TAG_VALUE:
+            raise ValueError(
+                f"{key[:_MAX_TAG_KEY]!r}: a tag's key has 1 to {_MAX_TAG_KEY} characters, its "
+                f"value {_MAX_TAG_VALUE} at most"
+            )
+    return value
 
 
 def parse_registry(value: object) -> str:

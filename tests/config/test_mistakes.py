@@ -26,6 +26,11 @@ from tests.config.loading import ECR, refusal
         ({"shutdown_timeout": "soon"}, "--shutdown-timeout: 'soon' is no duration"),
         ({"rewrite": "yes"}, "--rewrite: input should be 'auto', 'always' or 'never', not 'yes'"),
         ({"show": "list"}, "--show: input should be"),
+        (
+            {"push_mode": "write_back"},
+            "--push-mode: input should be 'write-back' or 'write-through', not 'write_back'",
+        ),
+        ({"create_repositories": "perhaps"}, "--create-repositories: input should be"),
         ({"log_level": "loud"}, "--log-level: input should be"),
         ({"registry": (ECR, ECR)}, f"--registry: {ECR} is there twice"),
         ({"registry": ("lan:5000",)}, "--registry: 'lan:5000' is no host name of ECR"),
@@ -57,6 +62,8 @@ def test_a_mistake_in_a_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("CACHE_SIZ", "; did you mean ECR_CACHE_PROXY_CACHE_SIZE?"),
         ("TABLES", ": unknown variable"),
+        ("PUSH", ": unknown variable"),
+        ("NEW_REPOSITORIES", ": unknown variable"),
         ("SERVICE_HOSTS", ": unknown variable"),
     ],
 )
@@ -125,6 +132,82 @@ def test_an_unknown_variable_is_refused(
             '[[registry]]\nurl = "http://a.b"\nusername = "x"\npassword-file = "gone"',
             "password-file: cannot read {folder}/gone: No such file",
         ),
+        (
+            '[push]\nmod = "write-back"',
+            "{file}: push.mod: unknown key; did you mean mode?",
+        ),
+        ('push.mode = "none"', "{file}: push.mode: input should be 'write-back' or"),
+        ('push = "write-back"', "{file}: push: write a table, not 'write-back'"),
+        ('push-mode = "write-back"', "{file}: push-mode: unknown key; did you mean push.mode?"),
+        (
+            '[[registry]]\nhost = "a.b"\npush.moda = "write-back"',
+            "{file}: registry a.b: push.moda: unknown key; did you mean mode?",
+        ),
+        (
+            '[[registry]]\nhost = "a.b"\npush-mode = "write-back"',
+            "{file}: registry a.b: push-mode: unknown key; did you mean push.mode?",
+        ),
+        (
+            '[[registry]]\nhost = "a.b"\npush.mode = 1',
+            "{file}: registry a.b: push.mode: input should be 'write-back' or",
+        ),
+        (
+            '[[registry]]\nurl = "http://a.b"\ncreate-repositories = true',
+            "{file}: registry http://a.b: create-repositories is for ECR, given by host",
+        ),
+        (
+            '[[registry]]\nurl = "http://a.b"\n[registry.new-repositories]\nscan-on-push = true',
+            "{file}: registry http://a.b: new-repositories is for ECR, given by host",
+        ),
+        (
+            "[new-repositories]\nscan-on-pull = true",
+            "{file}: new-repositories.scan-on-pull: unknown key; did you mean scan-on-push?",
+        ),
+        (
+            '[[registry]]\nhost = "a.b"\n[registry.new-repositories]\nscan_on_push = true',
+            "{file}: registry a.b: new-repositories.scan_on_push: unknown key; did you mean scan-",
+        ),
+        (
+            '[new-repositories]\nmutable-tags = ["cache*"]',
+            "{file}: new-repositories: mutable-tags are exceptions: they go with immutable-tags",
+        ),
+        (
+            '[[registry]]\nhost = "a.b"\nnew-repositories.mutable-tags = ["cache*"]',
+            "{file}: registry a.b: new-repositories: mutable-tags are exceptions",
+        ),
+        (
+            '[new-repositories]\nimmutable-tags = true\nmutable-tags = ["cache*", "no space"]',
+            "{file}: new-repositories.mutable-tags: 'no space' is no pattern of tags; write cache*",
+        ),
+        (
+            '[new-repositories]\nimmutable-tags = true\nmutable-tags = "cache*"',
+            "{file}: new-repositories.mutable-tags: 'cache*' is no list of patterns",
+        ),
+        (
+            'new-repositories = {immutable-tags = true, mutable-tags = ["1","2","3","4","5","6"]}',
+            "{file}: new-repositories.mutable-tags: 6 patterns, and ECR takes 5 at most",
+        ),
+        (
+            '[new-repositories]\nkms-key = ""',
+            "{file}: new-repositories.kms-key: '' is no KMS key; give its ARN, its id, or alias/",
+        ),
+        (
+            '[new-repositories]\nkms-key = "ci"',
+            "{file}: new-repositories.kms-key: 'ci' is no KMS key",
+        ),
+        (
+            "[new-repositories]\ntags = {team = 3}",
+            "{file}: new-repositories.tags: team is 3: a tag's value is a string",
+        ),
+        (
+            '[new-repositories]\ntags = {"" = "x"}',
+            "{file}: new-repositories.tags: '': a tag's key has 1 to 128 characters",
+        ),
+        (
+            '[new-repositories]\ntags = ["team"]',
+            "{file}: new-repositories.tags: ['team'] is no table of tags; write {{team",
+        ),
+        ("new-repositories = true", "{file}: new-repositories: write a table, not True"),
         (
             '[[registry]]\nhost = "a.b"\n[[registry]]\nhost = "A.b"',
             "{file}: registry A.b: a.b has a table already",

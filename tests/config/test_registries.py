@@ -92,19 +92,21 @@ def test_names_and_tables_can_be_mixed_in_one_list(file: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("key", ["rewrite", "show"])
+@pytest.mark.parametrize("key", ["rewrite", "show", "push_mode"])
 def test_in_the_file_the_table_beats_the_top_level_and_a_flag_beats_both(
     key: str, file: Path
 ) -> None:
     top, table, flag = {
         "rewrite": ("always", "never", "auto"),
         "show": ("index", "stored", "auto"),
+        "push_mode": ("write-through", "write-back", "write-through"),
     }[key]
+    spelled = key.replace("_", ".")
     text = f"""
-        {key} = "{top}"
+        {spelled} = "{top}"
         [[registry]]
         host = "{ECR}"
-        {key} = "{table}"
+        {spelled} = "{table}"
         [[registry]]
         host = "{OTHER_ECR}"
         """

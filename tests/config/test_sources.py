@@ -39,6 +39,10 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
     assert settings.port == 5000
 
 
+def spell_in_file(key: str) -> str:
+    return "push.mode" if key == "push_mode" else key.replace("_", "-")
+
+
 def test_every_setting_can_be_a_flag_a_variable_or_a_key(
     monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
@@ -52,12 +56,14 @@ def test_every_setting_can_be_a_flag_a_variable_or_a_key(
         "stale_if_error": "2h",
         "rewrite": "never",
         "show": "index",
+        "push_mode": "write-through",
+        "create_repositories": "true",
         "shutdown_timeout": "5s",
         "log_level": "debug",
         "insecure_no_client_auth": "true",
     }
     by_flag = load(**given | {"registry": (ECR,)})
-    text = "".join(f'{key.replace("_", "-")} = "{value}"\n' for key, value in given.items())
+    text = "".join(f'{spell_in_file(key)} = "{value}"\n' for key, value in given.items())
     by_file = load(text + f'registry = ["{ECR}"]\n', file)
     for key, value in (given | {"registry": ECR}).items():
         monkeypatch.setenv(f"ECR_CACHE_PROXY_{key.upper()}", value)
