@@ -41,6 +41,9 @@ _PRECISE: Final = frozenset(
     {"BLOB_UNKNOWN", "BLOB_UPLOAD_UNKNOWN", "MANIFEST_UNKNOWN", "NAME_UNKNOWN"}
 )
 _MAX_WORDS: Final = 2000
+# ECR names every layer that a manifest lacks, and a manifest may have 500 (ECR.md §4): by these
+# words they are sent again.
+_MAX_SAID: Final = 40_000
 _XML_CODE: Final = re.compile(r"<Code>([^<]{1,200})</Code>")
 _XML_MESSAGE: Final = re.compile(r"<Message>([^<]{1,2000})</Message>")
 
@@ -104,7 +107,7 @@ def read_words(headers: Mapping[str, str], body: bytes) -> Words:
         if entries:
             code = entries[0].get("code")
             said = [words for entry in entries if (words := _sentence(entry))]
-            return Words(code if isinstance(code, str) else "", "; ".join(said)[:_MAX_WORDS])
+            return Words(code if isinstance(code, str) else "", "; ".join(said)[:_MAX_SAID])
     if code_match := _XML_CODE.search(text):
         message = _XML_MESSAGE.search(text)
         return Words(code_match[1], message[1] if message else "")

@@ -131,6 +131,14 @@ def test_all_errors_of_a_body_are_told() -> None:
     assert read_words({}, body) == Words("MANIFEST_INVALID", "first (more); second")
 
 
+def test_no_layer_that_a_manifest_lacks_is_cut_off() -> None:
+    digests = [f"sha256:{number:064x}" for number in range(501)]  # ECR's most, and the config
+    message = f"Layers with digests '[{', '.join(digests)}]' required for pushing do not exist"
+    error = translate(404, {}, ecr_error("BLOB_UPLOAD_UNKNOWN", message), MANIFEST)
+    assert error.message == message
+    assert len(error.reason()) == 1000
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
