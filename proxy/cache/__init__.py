@@ -11,7 +11,7 @@ from proxy.cache.secret import load_secret
 from proxy.cache.sources import PATIENCE, Patience, Source, SourceStream
 from proxy.cache.spool import Spool
 from proxy.cache.store import BlobStore
-from proxy.cache.values import PinnedBlob, StoredBlob, Usage
+from proxy.cache.values import Pin, PinnedBlob, StoredBlob, Usage
 
 __all__ = [
     "PATIENCE",
@@ -23,6 +23,7 @@ __all__ = [
     "FillFailed",
     "NoSpace",
     "Patience",
+    "Pin",
     "PinnedBlob",
     "RecordStore",
     "Source",

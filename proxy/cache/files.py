@@ -140,6 +140,16 @@ def read_whole(path: str) -> bytes:
         os.close(fd)
 
 
+def read_all(folder: str) -> list[bytes]:
+    """The files below a folder, which may not be there; those that go meanwhile are left out."""
+    contents = []
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                contents.append(read_whole(f"{path}/{name}"))
+    return contents
+
+
 def replace(path: str, target: str, data: bytes) -> os.stat_result:
     """Write a file, make it durable, and put it in place of another; gives its status."""
     folder = os.path.dirname(target)

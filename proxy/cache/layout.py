@@ -33,7 +33,7 @@ _PARTIAL: Final = b"p"
 _QUARANTINED: Final = b"q"
 
 # Kinds of records that take a client's help to bring back: they give way to one another alone.
-_KEPT_KINDS: Final = frozenset({"alias"})
+_KEPT_KINDS: Final = frozenset({"alias", "debt"})
 
 _UPLOAD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _KIND = re.compile(r"[a-z]{1,16}", re.ASCII)
@@ -68,6 +68,10 @@ class Layout:
             return f"{self.records}/{kind.decode()}/{hexed[:2]}/{hexed}"
         digest = digest_of(key)
         return f"{self.blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+    def folder_of_records(self, kind: str) -> str:
+        """The folder with all records of a kind, in folders of their own."""
+        return f"{self.records}/{kind}"
 
     def incoming_of(self, key: bytes) -> str:
         """Where a file is written before it is whole. One writer per key."""

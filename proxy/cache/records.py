@@ -15,12 +15,13 @@ from cachetools import LRUCache
 
 from proxy.cache.disk import to_the_end
 from proxy.cache.errors import CacheError, NoSpace
-from proxy.cache.files import disk_bytes, read_whole, replace, sync_directory
+from proxy.cache.files import disk_bytes, read_all, read_whole, replace, sync_directory
 from proxy.cache.layout import is_kept, record_key
 from proxy.cache.policy import Entry
 from proxy.cache.room import Room
 from proxy.cache.space import Space
 from proxy.cache.store import BlobStore
+from proxy.cache.values import Pin
 
 _MEMORY_BYTES: Final = 16 * 1024 * 1024
 
@@ -95,6 +96,23 @@ class RecordStore:
             raise CacheError(
                 f"the {kind} {key} of {repository} cannot be removed: {error}"
             ) from error
+
+    def keep(self, kind: str, registry: str, repository: str, key: str) -> Pin:
+        """Keep a record, once it is put, from eviction by later ones."""
+        return Pin(self._space, _name(kind, _identity(kind, registry, repository, key)))
+
+    async def all(self, kind: str) -> list[tuple[str, str, str, bytes]]:
+        """Registry, repository, key and content of all records of a kind, read from disk.
+
+        Damaged ones are left out. Raises `CacheError` when the disk refuses to list them.
+        """
+        space = self._space
+        folder = space.layout.folder_of_records(kind)
+        try:
+            files = await space.disk.run(read_all, folder)
+        except OSError as error:
+            raise CacheError(f"{folder} cannot be read: {error}") from error
+        return [found for data in files if (found := _open(data)) is not None]
 
     def _remember(self, name: bytes, content: bytes) -> None:
         self._changes += 1
@@ -181,6 +199,16 @@ def _unseal(identity: bytes, data: bytes) -> bytes | None:
         return None
     found, _, content = body.partition(b"\n")
     return content if found == identity else None
+
+
+def _open(data: bytes) -> tuple[str, str, str, bytes] | None:
+    """Registry, repository, key and content of a file of any record; None if it is damaged."""
+    identity = data.partition(b"\n")[2].partition(b"\n")[0]
+    content = _unseal(identity, data)
+    if content is None:
+        return None
+    _, registry, repository, key = json.loads(identity)
+    return registry, repository, key, content
 
 
 def _remove(path: str) -> bool:

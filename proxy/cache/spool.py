@@ -117,9 +117,10 @@ class Spool:
             file.drop()
 
     async def publish(self, digest: Digest) -> bool:
-        """Make a blob of it, which ends it. Raises `WrongDigest` when it is another one's bytes.
+        """Make a blob of it, which ends it; false when the blob is there already.
 
-        False when the blob is there already, or when the disk refuses it: then the bytes are gone.
+        Raises `WrongDigest` when it is another one's bytes, and `DiskFailed` when the disk refuses
+        it: then it goes on as it was.
         """
         actual = await self.digest(digest.algorithm)
         if actual != digest:
@@ -142,7 +143,7 @@ class Spool:
                 )
             except DiskFailed as error:
                 self._space.trouble(str(error), digest, cause=error)
-                await to_the_end(self._discard())
+                raise
         return stored
 
     async def discard(self) -> None:

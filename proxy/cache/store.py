@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.cache.budget import Budget
-from proxy.cache.disk import Disk
+from proxy.cache.disk import Disk, SharedFile
 from proxy.cache.errors import CacheError, DiskFailed, NoSpace
-from proxy.cache.files import create, free_bytes, open_write, remove, whole_bytes
+from proxy.cache.files import create, free_bytes, open_read, open_write, remove, whole_bytes
 from proxy.cache.fill import Fill
 from proxy.cache.inspection import Audit, Checked, audit, verify
 from proxy.cache.layout import (
@@ -33,7 +33,7 @@ from proxy.cache.secret import ensure_secret
 from proxy.cache.sources import PATIENCE, Patience, Source
 from proxy.cache.space import Space
 from proxy.cache.spool import Spool, rehash
-from proxy.cache.values import PinnedBlob, StoredBlob, Usage
+from proxy.cache.values import Pin, PinnedBlob, StoredBlob, Usage
 from proxy.events import Events
 from proxy.oci import Digest
 from proxy.singleflight import SingleFlight
@@ -165,6 +165,28 @@ class BlobStore:
     def contains(self, digest: Digest) -> bool:
         """Whether the blob is on disk; this is no use of it."""
         return self.space.find(blob_key(digest)) is not None
+
+    def keep(self, digest: Digest) -> Pin:
+        """Keep a blob that is on disk, or is about to be, from eviction; this is no use of it."""
+        return Pin(self.space, blob_key(digest))
+
+    async def read(self, digest: Digest, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` to `end` (exclusive) of a blob that the caller keeps.
+
+        Raises `CacheError` when the disk does not give them.
+        """
+        disk, path = self.space.disk, self.space.layout.path_of(blob_key(digest))
+        try:
+            file = SharedFile(disk, await disk.open(open_read, path))
+        except OSError as error:
+            raise DiskFailed(f"{digest} cannot be opened: {error}") from error
+        try:
+            while start < end:
+                piece = await file.read(start, end)
+                start += len(piece)
+                yield piece
+        finally:
+            file.drop()
 
     def is_filling(self, digest: Digest) -> bool:
         """Whether `fill` would join one that runs."""

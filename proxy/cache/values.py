@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from proxy.cache.space import Space
 from proxy.oci import Digest
 
 
-class PinnedBlob:
-    """A blob that stays on disk until `release`, or the end of the `with` block.
+class Pin:
+    """Keeps a file from eviction until `release`, or the end of the `with` block.
 
-    `path` is a file of `size` bytes that does not change. It may be opened late.
+    It may be there only later.
     """
 
-    __slots__ = ("_key", "_space", "path", "size")
+    __slots__ = ("_key", "_space")
 
-    def __init__(self, space: Space, key: bytes, size: int) -> None:
-        self.path = Path(space.layout.path_of(key))
-        self.size = size
+    def __init__(self, space: Space, key: bytes) -> None:
         self._key = key
         self._space: Space | None = space
         space.pin(key)
@@ -31,7 +30,7 @@ class PinnedBlob:
             space, self._space = self._space, None
             space.unpin(self._key)
 
-    def __enter__(self) -> PinnedBlob:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -41,6 +40,20 @@ class PinnedBlob:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+class PinnedBlob(Pin):
+    """A blob that stays on disk until it is released.
+
+    `path` is a file of `size` bytes that does not change. It may be opened late.
+    """
+
+    __slots__ = ("path", "size")
+
+    def __init__(self, space: Space, key: bytes, size: int) -> None:
+        super().__init__(space, key)
+        self.path = Path(space.layout.path_of(key))
+        self.size = size
 
 
 @dataclass(frozen=True, slots=True)

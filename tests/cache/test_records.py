@@ -281,3 +281,34 @@ async def test_a_promise_gives_way_to_no_blob_and_only_to_later_promises(cache: 
     fresh = await RecordStore.open(cache.store)
     assert await fresh.find("alias", *WHERE, "first-0") is None
     assert await fresh.find("alias", *WHERE, "later-199") is not None
+
+
+async def test_all_records_of_a_kind_are_listed_from_disk(cache: Cache) -> None:
+    records = await RecordStore.open(cache.store)
+    assert await records.all("debt") == []
+    for number in range(5):
+        await records.put("debt", *WHERE, f"key-{number}", b"content\n%d" % number)
+    await records.put("alias", *WHERE, "key-1", b"another kind's")
+    await records.remove("debt", *WHERE, "key-4")
+    await cache.reopen()
+    files = (cache.directory / "records" / "debt").rglob("*")
+    damaged = next(path for path in files if path.is_file())
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    records = await RecordStore.open(cache.store)
+    listed = await records.all("debt")
+    assert len(listed) == 3
+    assert {(*WHERE, f"key-{n}", b"content\n%d" % n) for n in range(4)} > set(listed)
+
+
+async def test_a_record_that_is_kept_gives_way_to_no_promise(cache: Cache) -> None:
+    await cache.reopen(budget=MIB)
+    records = await RecordStore.open(cache.store)
+    pin = records.keep("debt", *WHERE, "owed")  # before it is there: nothing comes between
+    await records.put("debt", *WHERE, "owed", b"x")
+    for number in range(250):
+        await records.put("alias", *WHERE, f"later-{number}", b"x" * 4000)
+    assert await (await RecordStore.open(cache.store)).find("debt", *WHERE, "owed") == b"x"
+    pin.release()
+    for number in range(250):
+        await records.put("alias", *WHERE, f"even-later-{number}", b"x" * 4000)
+    assert await (await RecordStore.open(cache.store)).find("debt", *WHERE, "owed") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import time
@@ -11,6 +12,7 @@ from contextlib import suppress
 import pytest
 
 from proxy.cache import CacheError, NoSpace, Spool, WrongDigest
+from proxy.cache.errors import DiskFailed
 from proxy.events import Kind
 from proxy.oci import Digest
 from tests.cache.conftest import MIB, Cache, collect
@@ -201,6 +203,27 @@ async def test_a_disk_that_refuses_is_no_room(cache: Cache) -> None:
     # The hash stands where the bytes do.
     await spool.append(BLOB[1000:])
     assert await spool.publish(DIGEST)
+
+
+async def test_an_upload_that_the_disk_refuses_to_publish_goes_on_as_it_was(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever promised the bytes has them still."""
+    spool = await spool_of(cache, BLOB)
+
+    def fsync(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(DiskFailed):
+            await spool.publish(DIGEST)
+    assert Kind.DEGRADED in cache.kinds()
+    assert spool.is_open
+    assert await collect(spool.read(0, len(BLOB))) == BLOB
+    assert not cache.store.contains(DIGEST)
+    assert await spool.publish(DIGEST)
+    assert cache.store.used_bytes == cache.disk_bytes()
 
 
 async def test_bytes_of_which_a_part_was_written_are_no_part_of_the_blob(cache: Cache) -> None:

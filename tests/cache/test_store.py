@@ -324,3 +324,27 @@ async def test_who_joins_a_fill_has_used_the_blob(cache: Cache) -> None:
     assert [stored.digest for stored in cache.store.blobs()] == [
         Digest.of(blob) for blob in reversed(blobs)
     ]
+
+
+async def test_a_blob_is_kept_from_before_it_is_there(cache: Cache) -> None:
+    await cache.reopen(budget=3 * MIB)
+    blob = os.urandom(MIB)
+    with cache.store.keep(Digest.of(blob)):
+        await cache.put(blob)
+        for _ in range(4):
+            await cache.put(os.urandom(MIB))
+        assert cache.store.contains(Digest.of(blob))
+    await cache.put(os.urandom(MIB))
+    assert not cache.store.contains(Digest.of(blob))
+
+
+async def test_any_range_of_a_kept_blob_is_read(cache: Cache) -> None:
+    blob = os.urandom(MIB)
+    digest = await cache.put(blob)
+    with cache.store.keep(digest):
+        for start, end in ((0, MIB), (5, 6), (300_000, MIB), (7, 7)):
+            assert await collect(cache.store.read(digest, start, end)) == blob[start:end]
+        with pytest.raises(CacheError):
+            await collect(cache.store.read(digest, 0, MIB + 1))
+    with pytest.raises(CacheError, match="cannot be opened"):
+        await collect(cache.store.read(Digest.of(b"another"), 0, 1))
