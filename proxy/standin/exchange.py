@@ -39,20 +39,23 @@ class Call:
         self.principal = ""
         self.plan = plan
         self.body_bytes = 0
+        self.stored = ""  # digest of what this request put into a repository, if it did
         self._request = request
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes in; raises `RequestCut`, or what aiohttp raises for a broken one."""
         await self._continue()
-        cut, bandwidth = self.plan.first("request_cut"), self.plan.bandwidth
+        cut = self.plan.first("request_cut")
+        now = asyncio.get_running_loop().time
         if cut == 0:
             raise RequestCut
         while chunk := await self._request.content.readany():
             if cut is not None and self.body_bytes + len(chunk) >= cut:
                 chunk = chunk[: cut - self.body_bytes]
             self.body_bytes += len(chunk)
-            if bandwidth:
-                await asyncio.sleep(len(chunk) / bandwidth)
+            delay = self.plan.delay(len(chunk), now())
+            if delay:
+                await asyncio.sleep(delay)
             yield chunk
             if self.body_bytes == cut:
                 raise RequestCut
@@ -112,7 +115,11 @@ class Exchange:
                 length = 0 if request.method == "HEAD" else reply.length
         finally:
             self._journal.end(
-                number, status=status, request_bytes=call.body_bytes, reply_bytes=length
+                number,
+                status=status,
+                request_bytes=call.body_bytes,
+                reply_bytes=length,
+                stored=call.stored,
             )
         try:
             return await deliver(request, reply, plan)

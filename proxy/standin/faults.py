@@ -26,7 +26,8 @@ class Fault:
     On the reply: `lose_reply` does the work and resets; `cut_after` closes the connection after so
     many body bytes; `hold_at` waits for `Armed.release` there; `corrupt_at` flips the byte at that
     offset of the body; `no_length` leaves Content-Length out; `ignore_range` sends the whole body.
-    `bandwidth` is in bytes a second for each connection, both ways.
+    `bandwidth` is in bytes a second for each connection, both ways; `uplink` the same for the
+    bodies of all requests that are met, taken together: what they share on their way here.
     """
 
     server: str = ""
@@ -48,6 +49,20 @@ class Fault:
     no_length: bool = False
     ignore_range: bool = False
     bandwidth: int | None = None
+    uplink: int | None = None
+
+
+class Link:
+    """A line of `rate` bytes a second that several connections share, first come, first served."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._free_at = 0.0
+
+    def delay(self, size: int, now: float) -> float:
+        """Seconds until so many bytes, which wait since `now`, have passed; they are counted."""
+        self._free_at = max(self._free_at, now) + size / self._rate
+        return self._free_at - now
 
 
 class Armed:
@@ -57,6 +72,7 @@ class Armed:
         self.number = number
         self.fault = fault
         self.hits = 0
+        self.link = Link(fault.uplink) if fault.uplink else None
         self.reached = asyncio.Event()
         self._seen = 0
         self._gate = asyncio.Event()
@@ -104,6 +120,11 @@ class Plan:
     @property
     def bandwidth(self) -> int | None:
         return min((a.fault.bandwidth for a in self.met if a.fault.bandwidth), default=None)
+
+    def delay(self, size: int, now: float) -> float:
+        """Seconds that so many bytes of the request's body take."""
+        delays = [armed.link.delay(size, now) for armed in self.met if armed.link is not None]
+        return max(delays, default=0.0) + (size / self.bandwidth if self.bandwidth else 0.0)
 
     @property
     def touches_reply(self) -> bool:

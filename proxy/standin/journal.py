@@ -12,9 +12,14 @@ from typing import Final
 class Recorded:
     """One request, from the moment its headers were in.
 
+    `number` and `ended` are taken from one count, of arrivals and of answers: a request that came
+    after another one was answered has a greater number than that one's `ended`, which is None while
+    the answer is not decided. It is decided before a byte of it is sent.
+
     `server` is "registry", "s3" or "api"; `path` the raw target with its query; `status` None
     while the answer is not decided, 0 if the connection was closed without one. Sizes in bytes,
-    `request_bytes` as far as the body was read.
+    `request_bytes` as far as the body was read. `stored` is the digest of the blob or manifest that
+    the request put into the repository, also where its answer was lost, else empty.
     """
 
     number: int
@@ -25,6 +30,8 @@ class Recorded:
     status: int | None = None
     request_bytes: int = 0
     reply_bytes: int = 0
+    ended: int | None = None
+    stored: str = ""
 
     def header(self, name: str) -> str | None:
         """The first header of that name, in whatever case."""
@@ -56,11 +63,19 @@ class Journal:
             self._entries.popitem(last=False)
         return self._count
 
-    def end(self, number: int, *, status: int, request_bytes: int, reply_bytes: int) -> None:
+    def end(
+        self, number: int, *, status: int, request_bytes: int, reply_bytes: int, stored: str = ""
+    ) -> None:
+        self._count += 1
         entry = self._entries.get(number)
         if entry is not None:
             self._entries[number] = replace(
-                entry, status=status, request_bytes=request_bytes, reply_bytes=reply_bytes
+                entry,
+                status=status,
+                request_bytes=request_bytes,
+                reply_bytes=reply_bytes,
+                ended=self._count,
+                stored=stored,
             )
 
     def entries(self) -> list[Recorded]:

@@ -57,6 +57,7 @@ async def put(context: Context, call: Call, target: Target) -> Reply:
         _check_complete(repository, facts)
     image = Image(digest, content, media_type, facts, state.clock.now(), lag=state.fresh_lag())
     repository.put_image(image, tag)
+    call.stored = digest
     state.save(repository)
     headers = {"Docker-Content-Digest": digest} if state.settings.put_digest_header else {}
     if facts.subject is not None:

@@ -28,6 +28,7 @@ async def start(context: Context, call: Call, target: Target) -> Reply:
         blob = _mountable(state, repository, call.query["mount"], call.query["from"])
         if blob is not None:
             repository.blobs[blob.digest] = blob
+            call.stored = blob.digest
             return _created(call, repository, blob.digest)
     upload = state.start_upload(repository)
     return Reply(202, {"Location": _location(call, upload), "Range": "0-0"})
@@ -69,6 +70,7 @@ async def complete(context: Context, call: Call, target: Target) -> Reply:
             state.end_upload(upload)
     blob = Blob(digest, upload.size, state.clock.now(), state.fresh_lag())
     repository.blobs.setdefault(digest, blob)
+    call.stored = digest
     return _created(call, repository, digest)
 
 

@@ -12,7 +12,8 @@ from yarl import URL
 
 from proxy.oci import Digest
 from proxy.standin import Fault, StandIn
-from tests.standin.client import REPOSITORY, Client
+from proxy.standin.faults import Link
+from tests.standin.client import CONFIG, REPOSITORY, Client
 from tests.standin.conftest import Running
 
 LAYER = bytes(range(256)) * 2000
@@ -226,6 +227,19 @@ async def test_latency_and_bandwidth_take_their_time(
     assert time.monotonic() - begun >= 0.2
 
 
+async def test_an_uplink_is_shared_by_all_who_push(client: Client, standin: StandIn) -> None:
+    """Five bodies of 40 kB at 1 MB/s take 0.2 s together, at once as in turn."""
+    uplink = standin.faults.add(Fault(method="PUT", times=None, uplink=1_000_000))
+    begun = time.monotonic()
+    await asyncio.gather(*(client.push_blob(b"%d" % n * 40_000) for n in range(5)))
+    assert time.monotonic() - begun >= 0.2
+    standin.faults.remove(uplink)
+    link, now = Link(1000), 5.0
+    assert link.delay(100, now) == pytest.approx(0.1)
+    assert link.delay(300, now) == pytest.approx(0.4)
+    assert link.delay(100, now + 1) == pytest.approx(0.1)  # what was free is not made up for
+
+
 async def test_a_body_comes_without_its_length(client: Client, standin: StandIn, url: str) -> None:
     standin.faults.add(Fault(server="s3", no_length=True))
     answer = await client.ask("GET", url, anonymous=True)
@@ -262,6 +276,37 @@ async def test_requests_are_recorded_in_the_order_they_came_in(
     assert (get.server, get.path, get.reply_bytes) == ("s3", "/" + url.split("/", 3)[3], 10)
     assert get.header("authorization") is None
     assert put.header("authorization") is not None
+
+
+async def test_a_request_after_an_answer_has_a_greater_number_than_its_end(
+    client: Client, standin: StandIn
+) -> None:
+    standin.forget_requests()
+    held = standin.faults.add(Fault(method="PUT", hold=True))
+    first = asyncio.create_task(client.push_blob(b"first"))
+    await held.reached.wait()
+    await client.push_blob(b"second")
+    held.release()
+    await first
+    await client.ask("GET", TAGS)
+    _, of_first, begun, of_second, after = standin.requests
+    assert None not in (of_first.ended, begun.ended, of_second.ended, after.ended)
+    assert of_first.number < begun.number < (begun.ended or 0) < of_second.number
+    assert of_second.number < (of_second.ended or 0) < (of_first.ended or 0) < after.number
+
+
+async def test_what_a_request_stored_is_recorded_though_its_answer_was_lost(
+    client: Client, standin: StandIn
+) -> None:
+    manifest = await client.push_image(LAYER)
+    standin.faults.add(Fault(method="PUT", lose_reply=True))
+    with pytest.raises(aiohttp.ClientError):
+        await client.push_blob(b"lost")
+    standin.faults.add(Fault(method="PUT", status=503))
+    assert (await client.put_manifest(manifest)).status == 503
+    stored = [(each.stored, each.status) for each in standin.requests if each.method == "PUT"]
+    assert stored[-3:] == [(Digest.of(manifest), 201), (Digest.of(b"lost"), 0), ("", 503)]
+    assert {stored for stored, _ in stored[:-3]} == {Digest.of(LAYER), Digest.of(CONFIG)}
 
 
 async def test_only_so_many_requests_are_remembered(running: Running) -> None:
