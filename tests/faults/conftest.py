@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -42,3 +45,11 @@ async def hasty(standin: StandIn, tmp_path: Path) -> AsyncIterator[RunningProxy]
     settings = settings_for(registry_of(standin), cache_dir=tmp_path / "cache")
     async with running(settings, timing=HASTY) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """From a seed that is printed with a failure; FAULTS_SEED=… draws the same again."""
+    number = int(os.environ.get("FAULTS_SEED") or secrets.randbelow(2**32))
+    print(f"FAULTS_SEED={number}")
+    return random.Random(number)

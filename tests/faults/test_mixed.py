@@ -6,14 +6,10 @@ The seed is printed with a failure; FAULTS_SEED=… draws the same again.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import secrets
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
-
-import pytest
 
 from proxy.oci import Digest
 from proxy.standin import Fault, StandIn
@@ -27,13 +23,6 @@ GROWTH = 48 * MIB
 # Two more than fit the buffers of sockets, and one at whose end a range is far ahead of a fill.
 SIZES = (1, 20 * KIB, 700 * KIB, 3 * MIB + 1, 12 * MIB, 24 * MIB + 5)
 LARGE = 2  # so many, at the end
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    number = int(os.environ.get("FAULTS_SEED") or secrets.randbelow(2**32))
-    print(f"FAULTS_SEED={number}")
-    return random.Random(number)
 
 
 class Content:
