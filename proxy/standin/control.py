@@ -5,6 +5,7 @@
     DELETE /_standin/faults[/N]          out of force, and whatever waits is let go
     POST   /_standin/faults/N/release    let go of what waits at the fault's gate
     GET    /_standin/requests            the requests so far; DELETE forgets them
+    GET    /_standin/requests/counts     how many there were of each server, method and status
     GET    /_standin/state               repositories with their tags, images and blobs
     POST   /_standin/state               {"action": name, …}, one of `ACTIONS` below
     GET    /_standin/credentials         registry host, user name, password, access key
@@ -15,6 +16,7 @@ Not recorded among the requests, and touched by no fault.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, Final
@@ -94,6 +96,9 @@ class Control:
                     self._faults.remove(armed)
             case "GET", ["requests"]:
                 return web.json_response([asdict(each) for each in self._journal.entries()])
+            case "GET", ["requests", "counts"]:
+                counts = Counter((r.server, r.method, r.status) for r in self._journal.entries())
+                return web.json_response([[*each, count] for each, count in counts.items()])
             case "DELETE", ["requests"]:
                 self._journal.clear()
             case "GET", ["state"]:

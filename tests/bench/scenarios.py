@@ -15,7 +15,7 @@ from typing import Final
 
 from proxy.oci import Digest
 from tests.bench import eviction as simulation
-from tests.bench import servers
+from tests.bench import exports, servers
 from tests.bench.content import Content
 from tests.bench.load import replies_per_second
 from tests.bench.measure import MB, Contender, compare, report
@@ -262,6 +262,27 @@ def eviction(bench: Bench) -> None:
     print(f"\neviction, means of {bench.rounds} seeds\n\n{simulation.tables(results)}", flush=True)
 
 
+def export(bench: Bench) -> None:
+    """A cache pushed by an old BuildKit, for the first time and again, beside straight."""
+    layers, size = (12, 2 * MB) if bench.quick else (40, 5 * MB)
+    for number in range(1 if bench.quick else bench.rounds):
+        with bench.place() as place:
+            print(exports.compare(place, layers=layers, size=size, seed=number), flush=True)
+
+
+def slow_uplink(bench: Bench) -> None:
+    """How late a reply is to each of four that push over 20 Mbit/s at once."""
+    sizes = (MB, 4 * MB) if bench.quick else 2 * (MB, 2 * MB, 3 * MB, 5 * MB, 12 * MB)
+    with bench.place() as place:
+        print(exports.over_slow_uplink(place, sizes=sizes), flush=True)
+
+
+def many_exports(bench: Bench) -> None:
+    """Eight that push caches all the time, to an ECR that takes ten manifests a second."""
+    with bench.place() as place:
+        print(exports.throttled(place, count=60 if bench.quick else 1000), flush=True)
+
+
 SCENARIOS: Final[Mapping[str, Callable[[Bench], None]]] = {
     "hit": hit,
     "small": small,
@@ -271,6 +292,9 @@ SCENARIOS: Final[Mapping[str, Callable[[Bench], None]]] = {
     "start": start,
     "many": many,
     "eviction": eviction,
+    "export": export,
+    "slow-uplink": slow_uplink,
+    "many-exports": many_exports,
 }
 
 

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.bench.wire import Server
 
@@ -28,6 +28,13 @@ class Upstream:
     def __init__(self, told: Mapping[str, str]) -> None:
         self.server = Server(told["url"], (told["username"], told["password"]))
         self._told = told
+
+    def control(self, method: str, path: str, value: object = None) -> Any:
+        """Use the stand-in's controls, those of `proxy.standin.control`."""
+        body = None if value is None else json.dumps(value).encode()
+        url = f"{self.server.url}/_standin/{path}"
+        with urllib.request.urlopen(urllib.request.Request(url, body, method=method)) as reply:
+            return json.loads(reply.read())
 
     def configure(self, file: Path) -> dict[str, str]:
         """Write the proxy's configuration for it; the environment to run the proxy in."""
@@ -75,8 +82,9 @@ class Proxy:
 
 
 @contextmanager
-def upstream(folder: Path) -> Iterator[Upstream]:
-    command = [sys.executable, "-m", "tests.bench.upstream", str(folder)]
+def upstream(folder: Path, **changes: object) -> Iterator[Upstream]:
+    """With `changes` of the settings that tests.bench.upstream gives it."""
+    command = [sys.executable, "-m", "tests.bench.upstream", str(folder), json.dumps(changes)]
     with _process(command, folder.with_suffix(".log")) as process:
         yield Upstream(json.loads(_first_line(process)))
 

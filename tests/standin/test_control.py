@@ -52,6 +52,9 @@ async def test_requests_are_told_and_forgotten(client: Client) -> None:
     await client.ask("GET", TAGS)
     [told] = (await control(client, "GET", "requests")).json
     assert (told["server"], told["path"], told["status"]) == ("registry", TAGS, 200)
+    await client.ask("GET", TAGS)
+    counts = (await control(client, "GET", "requests/counts")).json
+    assert counts == [["registry", "GET", 200, 2]]
     await control(client, "DELETE", "requests")
     assert (await control(client, "GET", "requests")).json == []
 

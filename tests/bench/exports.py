@@ -1,0 +1,194 @@
+"""Exports of caches to an upstream that is far away: how long they take, and how late replies are.
+
+What pushes is tests.exporter, as BuildKit 0.11 does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.bench import servers
+from tests.bench.measure import MB
+from tests.bench.wire import Server
+from tests.caches import Cache
+from tests.exporter import Export, Exporter
+
+# A region away.
+_LATENCY: Final = 0.03
+_BANDWIDTH: Final = 20 * MB
+_SLOW_UPLINK: Final = 20 * MB // 8
+_REMEMBERED: Final = 200_000
+
+
+def compare(place: Path, *, layers: int, size: int, seed: int) -> str:
+    """A first export and three that change nothing, by three ways; what is to be printed."""
+    cache = _cache([size] * layers, seed)
+    rows: dict[str, dict[str, _Run]] = {}
+    with servers.upstream(place / "upstream", recorded_requests=_REMEMBERED) as upstream:
+        rows["no latency"] = _straight(upstream, "floor", cache)
+        upstream.control(
+            "POST", "faults", {"times": None, "latency": _LATENCY, "bandwidth": _BANDWIDTH}
+        )
+        rows["straight"] = _straight(upstream, "straight", cache)
+        rows["proxy"] = through = {}
+        folder = place / "proxy"
+        with servers.proxy(folder, upstream) as proxy:
+            for name in ("first", "again"):
+                through[name] = _run(upstream, proxy.server, "through", cache)
+        with servers.proxy(folder, upstream) as proxy:
+            through["restarted"] = _run(upstream, proxy.server, "through", cache)
+        with servers.proxy(place / "other", upstream) as proxy:
+            through["another"] = _run(upstream, proxy.server, "through", cache)
+    return _table(
+        f"export of {layers} layers of {size // MB} MB, {_LATENCY * 1000:.0f} ms and "
+        f"{_BANDWIDTH // MB} MB/s a connection away",
+        rows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    export: Export
+    requests: int  # that upstream saw
+
+
+def _straight(upstream: servers.Upstream, repository: str, cache: Cache) -> dict[str, _Run]:
+    """In the form that ECR takes."""
+    return {
+        name: _run(upstream, upstream.server, repository, cache, image_manifest=True)
+        for name in ("first", "again")
+    }
+
+
+def _run(
+    upstream: servers.Upstream,
+    server: Server,
+    repository: str,
+    cache: Cache,
+    *,
+    image_manifest: bool = False,
+) -> _Run:
+    upstream.control("DELETE", "requests")
+
+    async def push() -> Export:
+        async with Exporter(server.url, login=server.login) as exporter:
+            return await exporter.export(repository, "cache", cache, image_manifest=image_manifest)
+
+    export = asyncio.run(push())
+    if export.failure is not None:
+        raise AssertionError(export.failure)
+    return _Run(export, _requests(upstream).total())
+
+
+def _requests(upstream: servers.Upstream) -> Counter[int]:
+    """How many requests upstream saw, by the status of its answer."""
+    counts: Counter[int] = Counter()
+    for _, _, status, count in upstream.control("GET", "requests/counts"):
+        counts[status or 0] += count
+    return counts
+
+
+_AGAIN: Final = {
+    "first": "first",
+    "again": "unchanged",
+    "restarted": "unchanged, proxy restarted",
+    "another": "unchanged, another proxy",
+}
+
+
+def _table(title: str, rows: dict[str, dict[str, _Run]]) -> str:
+    lines = [f"\n{title} (s)"]
+    for way, runs in rows.items():
+        for name, run in runs.items():
+            line = f"  {way:<12}{_AGAIN[name]:<28}{run.export.seconds:>7.2f}"
+            line += f"   {run.requests:>4} requests upstream"
+            line += f"   longest wait {run.export.longest_wait:.2f}"
+            if way == "proxy":
+                straight = rows["straight"].get(name, rows["straight"]["again"])
+                line += f"   {run.export.seconds / straight.export.seconds:.2f} of straight"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def over_slow_uplink(place: Path, *, sizes: Sequence[int], pushers: int = 4) -> str:
+    """Exports at once with layers of these sizes over 20 Mbit/s that they share."""
+    with _far(place, recorded_requests=_REMEMBERED) as (upstream, proxy):
+        upstream.control("POST", "faults", {"times": None, "uplink": _SLOW_UPLINK})
+        exports, seconds = asyncio.run(
+            _all_at_once(
+                pushers,
+                lambda pusher: _push_each(proxy, [(f"slow/{pusher}", "cache", sizes, pusher)]),
+            )
+        )
+    title = f"{pushers} exports of {sum(sizes) // MB} MB at once over 20 Mbit/s"
+    return _waits(title, exports, seconds)
+
+
+def throttled(place: Path, *, count: int, pushers: int = 8) -> str:
+    """So many small exports, by so many who push one after the other without a pause."""
+    with _far(place, recorded_requests=_REMEMBERED, rate_limits=True) as (upstream, proxy):
+        jobs = iter([(f"many/{n % 5}", f"tag-{n}", (20_000, 40_000), n) for n in range(count)])
+        exports, seconds = asyncio.run(_all_at_once(pushers, lambda _: _push_each(proxy, jobs)))
+        refused = _requests(upstream)[429]
+    title = f"{count} exports by {pushers} at ECR's rates, {refused} requests throttled"
+    return _waits(title, exports, seconds)
+
+
+@contextmanager
+def _far(place: Path, **changes: Any) -> Iterator[tuple[servers.Upstream, Server]]:
+    with (
+        servers.upstream(place / "upstream", **changes) as upstream,
+        servers.proxy(place / "proxy", upstream) as proxy,
+    ):
+        upstream.control("POST", "faults", {"times": None, "latency": _LATENCY})
+        yield upstream, proxy.server
+
+
+async def _all_at_once(
+    pushers: int, push: Callable[[int], Coroutine[None, None, list[Export]]]
+) -> tuple[list[Export], float]:
+    """The exports, and the seconds until all of them were done."""
+    begun = time.perf_counter()
+    pushed = await asyncio.gather(*(push(number) for number in range(pushers)))
+    return [export for exports in pushed for export in exports], time.perf_counter() - begun
+
+
+async def _push_each(
+    server: Server, jobs: Iterator[tuple[str, str, Sequence[int], int]] | Sequence[Any]
+) -> list[Export]:
+    """Repository, tag, sizes of layers and seed of each."""
+    async with Exporter(server.url, login=server.login) as exporter:
+        return [
+            await exporter.export(repository, tag, _cache(sizes, seed))
+            for repository, tag, sizes, seed in jobs
+        ]
+
+
+def _waits(title: str, exports: Sequence[Export], seconds: float) -> str:
+    statuses = Counter(e.status for export in exports for e in export.exchanges)
+    manifests = [export.longest_manifest_wait for export in exports]
+    failures = [export.failure for export in exports if export.failure is not None]
+    lines = [
+        f"\n{title} (s)",
+        f"  longest wait for a reply          {max(e.longest_wait for e in exports):>7.2f}",
+        f"  longest wait for a manifest's     {max(manifests):>7.2f}",
+        f"  longest export                    {max(e.seconds for e in exports):>7.2f}",
+        f"  all of them                       {seconds:>7.2f}",
+        f"  failed: {len(failures)} of {len(exports)}; replies by status: "
+        + ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items())),
+    ]
+    texts = (f"  {e.method} {e.path}: {e.status} {e.error}" for e in failures[:3])
+    return "\n".join([*lines, *texts])
+
+
+def _cache(sizes: Sequence[int], seed: int) -> Cache:
+    rng = random.Random(seed)
+    return Cache.of(*(rng.randbytes(size) for size in sizes))
