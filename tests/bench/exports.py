@@ -1,6 +1,6 @@
 """Exports of caches to an upstream that is far away: how long they take, and how late replies are.
 
-What pushes is tests.exporter, as BuildKit 0.11 does.
+What pushes is tests.exporter, as BuildKit 0.11 does, or a Docker Engine.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from tests.bench import servers
 from tests.bench.measure import MB
 from tests.bench.wire import Server
 from tests.caches import Cache
+from tests.clients.build import split
+from tests.clients.engine import Engine, missing_for_engine
 from tests.exporter import Export, Exporter
 
 # A region away.
@@ -34,9 +38,7 @@ def compare(place: Path, *, layers: int, size: int, seed: int) -> str:
     rows: dict[str, dict[str, _Run]] = {}
     with servers.upstream(place / "upstream", recorded_requests=_REMEMBERED) as upstream:
         rows["no latency"] = _straight(upstream, "floor", cache)
-        upstream.control(
-            "POST", "faults", {"times": None, "latency": _LATENCY, "bandwidth": _BANDWIDTH}
-        )
+        _move_far_away(upstream)
         rows["straight"] = _straight(upstream, "straight", cache)
         rows["proxy"] = through = {}
         folder = place / "proxy"
@@ -47,17 +49,90 @@ def compare(place: Path, *, layers: int, size: int, seed: int) -> str:
             through["restarted"] = _run(upstream, proxy.server, "through", cache)
         with servers.proxy(place / "other", upstream) as proxy:
             through["another"] = _run(upstream, proxy.server, "through", cache)
-    return _table(
-        f"export of {layers} layers of {size // MB} MB, {_LATENCY * 1000:.0f} ms and "
-        f"{_BANDWIDTH // MB} MB/s a connection away",
-        rows,
+    return _table(_title("export", layers, size), rows)
+
+
+def compare_by_engine(place: Path, *, layers: int, size: int, seed: int) -> str:
+    """The same by a Docker Engine, which has built and compressed everything before."""
+    if reason := missing_for_engine():
+        return f"\n(no export by a Docker Engine: {reason})"
+    context = _write_context(place / "context", layers, size, seed)
+    rows: dict[str, dict[str, _Run]] = {}
+    with (
+        servers.upstream(place / "upstream", recorded_requests=_REMEMBERED) as upstream,
+        servers.proxy(place / "proxy", upstream) as proxy,
+        TemporaryDirectory(prefix="engine-") as folder,
+        # A short name: the sockets in it may have 108 characters.
+        Engine(Path(folder) / "engine") as engine,
+    ):
+        straight = upstream.server.url.removeprefix("http://")
+        through = proxy.server.url.removeprefix("http://")
+        assert upstream.server.login is not None
+        username, password = upstream.server.login
+        engine.login(straight, username=username, password=password)
+
+        def twice(ref: str, form: str = "") -> dict[str, _Run]:
+            return {
+                name: _run_engine(engine, upstream, context, f"{ref}:cache{form}")
+                for name in ("first", "again")
+            }
+
+        twice(f"{straight}/warm", _IMAGE_MANIFEST)
+        rows["no latency"] = twice(f"{straight}/floor", _IMAGE_MANIFEST)
+        _move_far_away(upstream)
+        rows["straight"] = twice(f"{straight}/straight", _IMAGE_MANIFEST)
+        rows["proxy"] = twice(f"{through}/through")
+        engine.logout(straight)
+    return _table(_title("export by a Docker Engine", layers, size), rows)
+
+
+_IMAGE_MANIFEST: Final = ",image-manifest=true,oci-mediatypes=true"
+
+
+def _write_context(folder: Path, layers: int, size: int, seed: int) -> Path:
+    """A build that has so many layers, of so many bytes that do not compress."""
+    folder.mkdir()
+    rng = random.Random(seed)
+    lines = ["FROM scratch"]
+    for number in range(layers):
+        (folder / f"file-{number}").write_bytes(rng.randbytes(size))
+        lines.append(f"COPY file-{number} /")
+    (folder / "Dockerfile").write_text("\n".join(lines))
+    return folder
+
+
+def _run_engine(engine: Engine, upstream: servers.Upstream, context: Path, ref: str) -> _Run:
+    upstream.control("DELETE", "requests")
+    done = engine.docker(
+        *("buildx", "build", "--network=none", "--progress=rawjson", "--output=type=cacheonly"),
+        *("--cache-to", f"type=registry,ref={ref}", context),
     )
+    begun, ended = next(
+        (vertex["started"], vertex["completed"])
+        for event in split(done.log)
+        if isinstance(event, dict)
+        for vertex in event.get("vertexes") or ()
+        if vertex["name"].startswith("exporting cache") and vertex.get("completed")
+    )
+    times = [datetime.fromisoformat(time) for time in (begun, ended)]
+    return _Run((times[1] - times[0]).total_seconds(), _requests(upstream).total())
+
+
+def _title(what: str, layers: int, size: int) -> str:
+    away = f"{_LATENCY * 1000:.0f} ms and {_BANDWIDTH // MB} MB/s a connection away"
+    return f"{what} of {layers} layers of {size // MB} MB, {away}"
+
+
+def _move_far_away(upstream: servers.Upstream) -> None:
+    fault = {"times": None, "latency": _LATENCY, "bandwidth": _BANDWIDTH}
+    upstream.control("POST", "faults", fault)
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    export: Export
+    seconds: float
     requests: int  # that upstream saw
+    longest_wait: float | None = None
 
 
 def _straight(upstream: servers.Upstream, repository: str, cache: Cache) -> dict[str, _Run]:
@@ -85,7 +160,7 @@ def _run(
     export = asyncio.run(push())
     if export.failure is not None:
         raise AssertionError(export.failure)
-    return _Run(export, _requests(upstream).total())
+    return _Run(export.seconds, _requests(upstream).total(), export.longest_wait)
 
 
 def _requests(upstream: servers.Upstream) -> Counter[int]:
@@ -108,12 +183,13 @@ def _table(title: str, rows: dict[str, dict[str, _Run]]) -> str:
     lines = [f"\n{title} (s)"]
     for way, runs in rows.items():
         for name, run in runs.items():
-            line = f"  {way:<12}{_AGAIN[name]:<28}{run.export.seconds:>7.2f}"
+            line = f"  {way:<12}{_AGAIN[name]:<28}{run.seconds:>7.2f}"
             line += f"   {run.requests:>4} requests upstream"
-            line += f"   longest wait {run.export.longest_wait:.2f}"
+            if run.longest_wait is not None:
+                line += f"   longest wait {run.longest_wait:.2f}"
             if way == "proxy":
                 straight = rows["straight"].get(name, rows["straight"]["again"])
-                line += f"   {run.export.seconds / straight.export.seconds:.2f} of straight"
+                line += f"   {run.seconds / straight.seconds:.2f} of straight"
             lines.append(line)
     return "\n".join(lines)
 

@@ -270,6 +270,13 @@ def export(bench: Bench) -> None:
             print(exports.compare(place, layers=layers, size=size, seed=number), flush=True)
 
 
+def engine_export(bench: Bench) -> None:
+    """The same by a Docker Engine, where one can run."""
+    layers, size = (6, MB) if bench.quick else (40, 5 * MB)
+    with bench.place() as place:
+        print(exports.compare_by_engine(place, layers=layers, size=size, seed=7), flush=True)
+
+
 def slow_uplink(bench: Bench) -> None:
     """How late a reply is to each of four that push over 20 Mbit/s at once."""
     sizes = (MB, 4 * MB) if bench.quick else 2 * (MB, 2 * MB, 3 * MB, 5 * MB, 12 * MB)
@@ -293,6 +300,7 @@ SCENARIOS: Final[Mapping[str, Callable[[Bench], None]]] = {
     "many": many,
     "eviction": eviction,
     "export": export,
+    "engine-export": engine_export,
     "slow-uplink": slow_uplink,
     "many-exports": many_exports,
 }

@@ -48,7 +48,7 @@ class BuildResult:
         lines: list[str] = []
         steps: set[str] = set()
         cached: set[str] = set()
-        for event in _split(output):
+        for event in split(output):
             if isinstance(event, str):
                 lines.append(event)
                 continue
@@ -83,7 +83,7 @@ def _is_step(name: str) -> bool:
     return stage.startswith("[") and words.startswith(("RUN ", "COPY "))
 
 
-def _split(output: str) -> Iterator[dict[str, Any] | str]:
+def split(output: str) -> Iterator[dict[str, Any] | str]:
     """The JSON documents in the output, and the lines between them, which are for people."""
     decoder = json.JSONDecoder()
     position = 0
