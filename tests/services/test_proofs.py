@@ -75,12 +75,23 @@ def test_a_proof_is_of_one_digest_in_one_repository(target: Target) -> None:
     assert not proofs.had(target, DIGEST)
 
 
+def test_a_size_that_was_said_once_stays_known(target: Target) -> None:
+    proofs = Proofs()
+    seen = []
+    for size in (None, 0, None, 5, None):
+        proofs.add(target, DIGEST, size)
+        proof = proofs.find(target, DIGEST)
+        assert proof is not None
+        seen.append(proof.size)
+    assert seen == [None, 0, 0, 5, 5]
+
+
 def test_a_full_table_takes_less_than_sixty_megabytes(target: Target) -> None:
     tracemalloc.start()
     try:
         proofs = Proofs()
         for number in range(201_000):
-            proofs.add(target, Digest(f"sha256:{number:064x}"))
+            proofs.add(target, Digest(f"sha256:{number:064x}"), number * 1000)
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
