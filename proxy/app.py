@@ -29,7 +29,9 @@ from proxy.handlers.replies import render_errors
 from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
 from proxy.services.blobs import Blobs
+from proxy.services.existence import Existence
 from proxy.services.known import KnownManifests
+from proxy.services.leases import Leases
 from proxy.services.listings import Listings
 from proxy.services.manifests import Manifests
 from proxy.services.outages import Outages
@@ -209,14 +211,16 @@ def _reason(error: OSError) -> str:
 
 
 @asynccontextmanager
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+async def _every(seconds: float, work: Callable[[], Awaitable[None] | None]) -> AsyncIterator[None]:
     """Do some work at intervals while the context lasts."""
 
     async def loop() -> None:
         while True:
             await asyncio.sleep(seconds)
             try:
-                await work()
+                pending = work()
+                if pending is not None:
+                    await pending
             except Exception:  # noqa: BLE001 housekeeping must go on, and its failure be seen
                 _log.exception("housekeeping failed")
 
@@ -260,13 +264,18 @@ async def build(
         registries = await _open_registries(settings, events, stack, timing.tuning)
 
         proofs = Proofs(stale_seconds=settings.stale_if_error, clock=timing.clock)
-        blobs = Blobs(store, proofs, Outages(events, clock=timing.clock), events)
-        stack.push_async_callback(blobs.close)
+        leases = Leases(store, clock=timing.clock)
+        stack.callback(leases.close)
+        await stack.enter_async_context(_every(_TEND_SECONDS, leases.expire))
+        existence = Existence(store, proofs, leases, events, clock=timing.clock)
+        stack.push_async_callback(existence.close)
+        outages = Outages(events, clock=timing.clock)
+        blobs = Blobs(store, proofs, existence, outages, events)
         known = KnownManifests(records)
         manifests = Manifests(known, events)
         stack.push_async_callback(manifests.close)
         pushes = Pushes(known, events)
-        uploads = Uploads(store, UploadTokens(secret), proofs, events)
+        uploads = Uploads(store, UploadTokens(secret), existence, events)
         stack.push_async_callback(uploads.close)
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, uploads.expire))
 

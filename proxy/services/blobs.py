@@ -16,10 +16,10 @@ from proxy.cache.sources import Tap
 from proxy.errors import BadGateway, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
-from proxy.services.outages import Outages, is_trouble
+from proxy.services.existence import Existence
+from proxy.services.outages import Outages
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Target
-from proxy.singleflight import SingleFlight
 from proxy.upstream import BlobStream
 
 # A range that begins further into a blob than this does not wait for a fill from its beginning.
@@ -61,15 +61,19 @@ class _UpstreamBlob:
 class Blobs:
     """Finds, fetches, stats and deletes blobs under a repository."""
 
-    def __init__(self, store: BlobStore, proofs: Proofs, outages: Outages, events: Events) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        proofs: Proofs,
+        existence: Existence,
+        outages: Outages,
+        events: Events,
+    ) -> None:
         self._store = store
         self._proofs = proofs
+        self._existence = existence
         self._outages = outages
         self._events = events
-        self._questions: SingleFlight[tuple[str, str, Digest], int | None] = SingleFlight()
-
-    async def close(self) -> None:
-        await self._questions.close()
 
     async def stat(self, target: Target, digest: Digest) -> int | None:
         """The blob's size in bytes as upstream has it; raises `BlobUnknown`.
@@ -77,7 +81,7 @@ class Blobs:
         Never answered from disk alone: a client that is told that a blob is there does not upload
         it, and its manifest would be refused.
         """
-        size = await self._questions.do((*target.key, digest), lambda: self._ask(target, digest))
+        size = await self._existence.ask(target, digest)
         if size is None:
             pin = self._store.find(digest)
             if pin is not None:
@@ -110,8 +114,11 @@ class Blobs:
         return await self._follow(target, digest)
 
     async def delete(self, target: Target, digest: Digest) -> None:
-        self._proofs.drop(target, digest)
-        await target.registry.delete_blob(target.repository, digest)
+        self._existence.drop(target, digest)
+        try:
+            await target.registry.delete_blob(target.repository, digest)
+        finally:
+            self._existence.drop(target, digest)  # what was heard meanwhile
 
     async def reopen(self, target: Target, digest: Digest, reason: str, *, lost: bool) -> Streamed:
         """The blob after all, where what `open` gave from disk cannot be read, for that reason.
@@ -146,9 +153,9 @@ class Blobs:
             except FillFailed as error:
                 raise BadGateway(str(error)) from error
             except RegistryError as error:
-                refused = not is_trouble(error)
+                refused = not error.is_trouble
                 if ours and refused:
-                    self._proofs.drop(target, digest)
+                    self._existence.drop(target, digest)
                 if ours or not refused:
                     # Trouble is trouble for all who wait: each trying anew would make them wait
                     # for one another's patience.
@@ -156,7 +163,7 @@ class Blobs:
                 # Refused to another repository, which says nothing about this one: begin anew.
                 continue
             if not unasked:
-                self._proofs.add(target, digest)
+                self._existence.add(target, digest, total)
             self._tell(kind, target, digest, total or 0)
             return Streamed(total, fill.reader)
 
@@ -165,7 +172,7 @@ class Blobs:
 
         What breaks off is continued where it stood, as a fill is.
         """
-        total = await self.stat(target, digest)
+        total = await self._existence.fetch(target, digest, patient=False)
         self._tell(Kind.BYPASS, target, digest, 0)
 
         async def read(start: int, end: int | None) -> AsyncGenerator[bytes, None]:
@@ -182,37 +189,30 @@ class Blobs:
     async def _permit(self, target: Target, digest: Digest) -> int | None:
         """Raise unless the repository holds the blob; its size in bytes if that was heard.
 
-        While upstream cannot be asked, an older proof will do; never against an answer of its own.
+        That it holds none is heard from upstream each time: another client may have pushed it, and
+        whoever reads it has a manifest that names it. While upstream cannot be asked, an older
+        proof will do; never against an answer of its own.
         """
-        if self._proofs.has(target, digest):
-            return None
+        proof = self._proofs.find(target, digest)
+        if proof is not None:
+            return proof.size
         registry = target.registry.name
         if self._proofs.had(target, digest) and not self._outages.shall_ask(registry):
             self._outages.tell(registry)
             return None
         try:
-            return await self._questions.do(
-                (*target.key, digest), lambda: self._ask(target, digest)
-            )
+            size = await self._existence.fetch(target, digest, patient=False)
         except RegistryError as error:
+            if not error.is_trouble:
+                self._outages.answered(registry)
+                raise
+            self._outages.failed(registry)
             # The proof is looked for again: in the meantime upstream may have denied it.
-            if not is_trouble(error) or not self._proofs.had(target, digest):
+            if not self._proofs.had(target, digest):
                 raise
             self._outages.tell(registry)
             return None
-
-    async def _ask(self, target: Target, digest: Digest) -> int | None:
-        try:
-            size = await target.registry.head_blob(target.repository, digest)
-        except RegistryError as error:
-            if is_trouble(error):
-                self._outages.failed(target.registry.name)
-            else:
-                self._outages.answered(target.registry.name)
-                self._proofs.drop(target, digest)
-            raise
-        self._outages.answered(target.registry.name)
-        self._proofs.add(target, digest)
+        self._outages.answered(registry)
         return size
 
     def _tell(

@@ -26,7 +26,7 @@ from proxy.errors import (
 )
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest, RepositoryName
-from proxy.services.proofs import Proofs
+from proxy.services.existence import Existence
 from proxy.services.registries import Target
 from proxy.services.tokens import UploadTokens
 from proxy.services.window import Window
@@ -63,11 +63,11 @@ class Uploads:
     """Begins, continues, commits and cancels the uploads of clients."""
 
     def __init__(
-        self, store: BlobStore, tokens: UploadTokens, proofs: Proofs, events: Events
+        self, store: BlobStore, tokens: UploadTokens, existence: Existence, events: Events
     ) -> None:
         self._store = store
         self._tokens = tokens
-        self._proofs = proofs
+        self._existence = existence
         self._events = events
         self._sessions: dict[str, _Session] = {}
 
@@ -138,7 +138,7 @@ class Uploads:
                     _log.warning("%s was pushed, and is not stored here: %s", digest, error)
                     await session.received.discard()
             self._sessions.pop(session.name, None)
-        self._proofs.add(target, digest)
+        self._existence.add(target, digest, size)
         registry, repository = target.key
         self._events.emit(Event(Kind.PUSHED_BLOB, registry, repository, digest, size))
 
