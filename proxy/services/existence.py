@@ -101,15 +101,14 @@ class Existence:
         `patient`: after its trouble was waited out.
         """
         fact = self._find_fresh(target, digest)
-        if fact is None:
+        if fact is None and self._stands(target, digest) and self._leases.hold(target, digest):
             fact = self.find(target, digest)
-            if fact is not None and self._leases.hold(target, digest):
-                return fact.size
-            size = await self.fetch(target, digest, patient=patient)
-        elif fact.exists:
-            size = fact.size
-        else:
+        if fact is not None and not fact.exists:
             raise no_blob(target, digest)
+        size = None if fact is None else fact.size
+        if fact is None or (size is None and not self._store.contains(digest)):
+            # Also for a size that nobody has said yet, as after a mount.
+            size = await self.fetch(target, digest, patient=patient)
         self._leases.hold(target, digest, confirmed=True)
         return size
 

@@ -91,6 +91,7 @@ class Uploads:
         """Mount a blob from another repository; the token of an upload where it cannot be."""
         upload = await target.registry.start_upload(target.repository, mount=digest, source=source)
         if upload is None:
+            self._existence.add(target, digest)
             return None
         return await self._register(target, upload)
 

@@ -130,6 +130,18 @@ async def test_a_push_is_heard_of_at_once_after_an_absence(
     assert await _status(proxy, DIGESTS[0], "other") == 404
 
 
+async def test_a_mount_is_heard_of_at_once_after_an_absence(
+    standin: StandIn, proxy: RunningProxy
+) -> None:
+    standin.state.mounting = True
+    await CACHE.push_blobs(proxy.client, "other")
+    await proxy.client.push_manifest("other", "cache", CACHE.image_manifest, OCI_MANIFEST)
+    assert await _status(proxy, DIGESTS[0]) == 404
+    mount = f"/v2/app/blobs/uploads/?mount={DIGESTS[0]}&from=other"
+    assert (await proxy.client.ask("POST", mount)).status == 201
+    assert await _status(proxy, DIGESTS[0]) == 200
+
+
 async def test_an_absence_is_no_reason_to_refuse_a_reader(
     seeded: StandIn, proxy: RunningProxy
 ) -> None:

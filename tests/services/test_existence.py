@@ -91,8 +91,10 @@ async def test_an_answer_is_of_one_repository(world: World) -> None:
     world.held(0)
     await put(world.store, CONTENT)
     assert await is_there(world)
+    leases = len(world.leases)
     with pytest.raises(BlobUnknown):
         await world.existence.ask(world.other, DIGEST)
+    assert len(world.leases) == leases
 
 
 async def test_an_answer_of_minutes_ago_is_given_with_a_lease_alone(world: World) -> None:
@@ -172,6 +174,18 @@ async def test_an_absence_does_not_outlive_a_push(world: World) -> None:
     world.existence.add(world.target, DIGEST, len(CONTENT))
     assert await world.existence.ask(world.target, DIGEST) == len(CONTENT)
     assert world.asked() == (1, 0)
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+async def test_a_size_that_nobody_has_said_is_asked_for_unless_it_is_on_disk(
+    world: World, on_disk: bool
+) -> None:
+    world.held(0)
+    if on_disk:
+        await put(world.store, CONTENT)
+    world.existence.add(world.target, DIGEST)
+    size = await world.existence.ask(world.target, DIGEST)
+    assert (size, world.heads()) == ((None, 0) if on_disk else (len(CONTENT), 1))
 
 
 async def test_an_answer_on_its_way_does_not_outlive_a_push(world: World) -> None:
