@@ -35,9 +35,12 @@ class RegistryError(Exception):
         return self.status
 
     @property
-    def is_final(self) -> bool:
-        """Whether it is about what was asked for, so that asking again would change nothing."""
-        return 400 <= self.wire_status < 500 and self.wire_status not in (408, 429)
+    def is_trouble(self) -> bool:
+        """Whether upstream could not be asked, or did not decide: no answer to what was asked.
+
+        What is no trouble is an answer, and asking again would change nothing.
+        """
+        return self.wire_status >= 500 or self.wire_status in (408, 429)
 
     def body(self) -> bytes:
         """The registry's JSON error body."""
@@ -168,6 +171,10 @@ class Unavailable(RegistryError):
 
 class CredentialsRefused(Unavailable):
     """Upstream refused the proxy's own credentials: an outage to clients, and yet its answer."""
+
+    @property
+    def is_trouble(self) -> bool:
+        return False
 
 
 class GatewayTimeout(RegistryError):

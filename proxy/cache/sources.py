@@ -222,7 +222,7 @@ class Tap:
 
 def _is_final(error: Exception | None) -> bool:
     """Whether the source has refused the blob, rather than failed to give it."""
-    return isinstance(error, RegistryError) and error.is_final
+    return isinstance(error, RegistryError) and not error.is_trouble
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from proxy.errors import CredentialsRefused, RegistryError
+from proxy.errors import RegistryError
 from proxy.events import Event, Events, Kind
 
 # How long a registry that could not be asked is left alone by those who can do without.
@@ -20,8 +20,7 @@ def is_trouble(error: RegistryError) -> bool:
 
     A 401 is one, though clients hear of it as of an outage.
     """
-    status = error.wire_status
-    return (status >= 500 or status == 429) and not isinstance(error, CredentialsRefused)
+    return error.is_trouble
 
 
 class Outages:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import aiohttp
@@ -79,18 +80,23 @@ class BlobCalls:
     _client: Client
     _is_public: bool
 
-    async def head_blob(self, repository: RepositoryName, digest: Digest) -> int | None:
-        """Its size in bytes, None if upstream does not say; raises `BlobUnknown`."""
+    async def head_blob(
+        self, repository: RepositoryName, digest: Digest, *, patient: bool = False
+    ) -> int | None:
+        """Its size in bytes, None if upstream does not say; raises `BlobUnknown`.
+
+        `patient`: it is asked for a push, which waits out trouble.
+        """
         if self._is_public:
             # ECR Public answers every HEAD of a blob with 401 (ECR.md §1).
-            return await self._measure(repository, digest)
+            return await self._measure(repository, digest, patient=patient)
         call = self._blob_call(
             "HEAD", repository, digest, ok=(200, *_REDIRECTS), pool=Pool.REQUESTS
         )
-        reply = await self._client.ask(call)
+        reply = await self._client.ask(replace(call, patient=patient))
         if reply.status != 200:
             # Where it leads is signed for GET; a HEAD would be refused there (ECR.md §3).
-            return await self._measure(repository, digest)
+            return await self._measure(repository, digest, patient=patient)
         return _read_size(reply.headers.get("Content-Length"))
 
     @asynccontextmanager
@@ -101,6 +107,7 @@ class BlobCalls:
         *,
         start: int = 0,
         end: int | None = None,
+        patient: bool = False,
     ) -> AsyncIterator[BlobStream]:
         """The blob's bytes from `start` to before `end`, wherever upstream redirects to for them.
 
@@ -113,7 +120,7 @@ class BlobCalls:
         call = self._blob_call(
             "GET", repository, digest, ok=(200, 206), pool=Pool.DOWNLOADS, headers=headers
         )
-        async with self._client.open(call) as response:
+        async with self._client.open(replace(call, patient=patient)) as response:
             yield _open_stream(response, call.what, start, end)
 
     async def delete_blob(self, repository: RepositoryName, digest: Digest) -> None:
@@ -128,10 +135,14 @@ class BlobCalls:
             )
         )
 
-    async def _measure(self, repository: RepositoryName, digest: Digest) -> int | None:
+    async def _measure(
+        self, repository: RepositoryName, digest: Digest, *, patient: bool
+    ) -> int | None:
         """The blob's size by a GET of its first byte."""
         try:
-            async with self.open_blob(repository, digest, start=0, end=1) as stream:
+            async with self.open_blob(
+                repository, digest, start=0, end=1, patient=patient
+            ) as stream:
                 return stream.total
         except RangeInvalid:
             return 0  # it is there, and has no first byte

@@ -31,6 +31,7 @@ from proxy.upstream.errors import (
 from proxy.upstream.locations import Destinations, resolve
 from proxy.upstream.retry import REPEATABLE, Repetitions, retry_after
 from proxy.upstream.transport import (
+    Dropped,
     Pool,
     Request,
     Sending,
@@ -48,6 +49,8 @@ _ERROR_BODY_SECONDS: Final = 10.0
 # A refusal without words may be of an expired token or a denial. A token younger than this has
 # hardly expired; for an older one a new one is worth a try.
 _YOUNG: Final = 60.0
+# What an attempt has, in seconds, that begins at the end of a push's patience.
+_LAST_TRY: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Call:
     `path` follows the base URL; `location`, absolute, takes its place where upstream named it.
     `safe`: repeating it does no harm, so it is repeated after a broken connection and an outage.
     What is not safe is repeated only when upstream did not act on it: no connection, 401, 429.
+    `patient`: it is part of a push, and waits out trouble. `drop_may_answer`: upstream may mean
+    something by a dropped connection, so that even patience soon takes it for an answer.
     """
 
     method: str
@@ -68,6 +73,8 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Sending | None = None
     safe: bool = False
+    patient: bool = False
+    drop_may_answer: bool = False
     pool: Pool = Pool.REQUESTS
 
 
@@ -92,10 +99,12 @@ class Client:
         name: str,
         base: str,
         redirect_hosts: tuple[str, ...],
+        is_ecr: bool,
         tuning: Tuning,
     ) -> None:
         """`base`: the URL that `/v2/` follows, without a slash at its end."""
         self.name = name
+        self._is_ecr = is_ecr
         self._transport = transport
         self._authorizer = authorizer
         self._base = base
@@ -107,7 +116,7 @@ class Client:
 
     async def ask(self, call: Call, *, limit: int = _MAX_ERROR_BYTES) -> Reply:
         """The answer with its body, of at most `limit` bytes; raises for a status not in `ok`."""
-        repetitions = Repetitions(self._tuning)
+        repetitions = Repetitions(self._tuning, patient=call.patient)
         while True:
             async with self.open(call, repetitions) as response:
                 try:
@@ -130,7 +139,9 @@ class Client:
 
         On leaving, a body that was not read to its end takes its connection with it.
         """
-        response = await self._settle(call, repetitions or Repetitions(self._tuning))
+        response = await self._settle(
+            call, repetitions or Repetitions(self._tuning, patient=call.patient)
+        )
         try:
             yield response
         finally:
@@ -151,13 +162,15 @@ class Client:
             own = self._destinations.takes_credentials(start)
             used = await self._authorizer.header(call.scope) if own else None
             try:
-                response, url = await self._follow(call, start, used)
+                silence = self._silence(call, repetitions)
+                response, url = await self._follow(call, start, used, silence)
             except _Failed as failed:
                 repeatable = self._may_repeat(call, failed.error)
                 if repeatable and _stalled(call, failed.error) and not stalled:
                     stalled = True
                     continue
-                if repeatable and await repetitions.pause():
+                few = call.drop_may_answer and isinstance(failed.error, Dropped)
+                if repeatable and await repetitions.pause(few=few):
                     continue
                 raise translate_failure(failed.error, failed.url, call.what) from failed.error
             if response.status in call.ok or response.status == 404:
@@ -189,7 +202,7 @@ class Client:
             raise translate(status, headers, body, call.what)
 
     async def _follow(
-        self, call: Call, start: URL, used: str | None
+        self, call: Call, start: URL, used: str | None, silence: float | None
     ) -> tuple[aiohttp.ClientResponse, URL]:
         """One attempt: the first answer that is no redirect, and where it came from."""
         url, location = start, str(start)
@@ -197,7 +210,7 @@ class Client:
             # Credentials go to the registry's own origin; S3 refuses a request that has any more
             # than its signature (ECR.md §3).
             own = self._destinations.takes_credentials(url)
-            request = Request(call.method, url, call.headers, call.body, call.pool)
+            request = Request(call.method, url, call.headers, call.body, call.pool, silence)
             try:
                 response = await self._transport.send(request, used if own else None)
             except (aiohttp.ClientError, OSError) as error:
@@ -237,6 +250,17 @@ class Client:
             if guess:
                 return False  # it may well be a denial, whose status says more
             raise
+
+    def _silence(self, call: Call, repetitions: Repetitions) -> float | None:
+        """How long an attempt of a patient call may wait for its answer; None: as ever.
+
+        Clients wait 30 s for theirs (BUILDKIT.md), repetitions included. But another proxy answers
+        a PUT when all that it owes to its own upstream is there.
+        """
+        if not call.patient or (call.method not in {"GET", "HEAD"} and not self._is_ecr):
+            return None
+        left = max(repetitions.deadline - asyncio.get_running_loop().time(), _LAST_TRY)
+        return left if call.method not in {"GET", "HEAD"} else min(left, self._tuning.answer)
 
     def _may_repeat(self, call: Call, error: Exception) -> bool:
         if is_lasting(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from proxy.errors import BadGateway
@@ -22,9 +23,15 @@ class ManifestCalls:
 
     _client: Client
 
-    async def head_manifest(self, repository: RepositoryName, reference: Reference) -> ManifestHead:
-        """What upstream says of it; raises `ManifestUnknown`, or upstream's refusal."""
-        reply = await self._client.ask(self._read_call("HEAD", repository, reference))
+    async def head_manifest(
+        self, repository: RepositoryName, reference: Reference, *, patient: bool = False
+    ) -> ManifestHead:
+        """What upstream says of it; raises `ManifestUnknown`, or upstream's refusal.
+
+        `patient`: it is asked for a push, which waits out trouble.
+        """
+        call = self._read_call("HEAD", repository, reference)
+        reply = await self._client.ask(replace(call, patient=patient))
         size = reply.headers.get("Content-Length", "")
         return ManifestHead(
             digest=reference if isinstance(reference, Digest) else _find_digest(reply),
@@ -60,6 +67,9 @@ class ManifestCalls:
     ) -> PutReply:
         """Store it as it is; raises upstream's refusal in upstream's words.
 
+        Trouble is waited out, and what may have been stored is sent again: it is the same content.
+        Only an immutable tag is refused then, as it is there already.
+
         `tags` are to be set along with a digest, where upstream knows that (distribution-spec,
         "Pushing Manifests", after 1.1): the reply names those that were.
         """
@@ -73,6 +83,8 @@ class ManifestCalls:
                 scope=f"repository:{repository}:pull,push",
                 headers={"Content-Type": media_type},
                 body=Sending(content, len(content)),
+                safe=True,
+                patient=True,
             )
         )
         return PutReply(

@@ -138,6 +138,7 @@ async def open_registry(
         name=config.name,
         base=base,
         redirect_hosts=_redirect_hosts(config, host),
+        is_ecr=config.ecr,
         tuning=tuning,
     )
     registry = Registry(

@@ -33,26 +33,36 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
 
 
 class Repetitions:
-    """The repetitions of one request: few, further and further apart, within one bound of time."""
+    """The repetitions of one request: further and further apart, within one bound of time.
 
-    def __init__(self, tuning: Tuning) -> None:
+    They are few, as whoever asked can come again; those of a `patient` one are as many as that time
+    has room for. `deadline` is by the loop's clock.
+    """
+
+    def __init__(self, tuning: Tuning, *, patient: bool = False) -> None:
+        self.patient = patient
         self._tuning = tuning
         self._attempt = 1
-        self._deadline = asyncio.get_running_loop().time() + tuning.patience
+        bound = tuning.push_patience if patient else tuning.patience
+        self.deadline = asyncio.get_running_loop().time() + bound
 
-    async def pause(self, asked: float | None = None) -> bool:
+    async def pause(self, asked: float | None = None, *, few: bool = False) -> bool:
         """Wait before the next attempt; False, at once, when there is to be none.
 
         `asked` is what upstream asked for. When that is beyond our patience the caller fails at
-        once and hands it on to its client, rather than to come back too early.
+        once and hands it on to its client, rather than to come back too early. `few`: this failure
+        may be an answer, so even patience does not try on and on.
         """
-        if self._attempt >= self._tuning.attempts:
+        if (few or not self.patient) and self._attempt >= self._tuning.attempts:
             return False
-        backoff = self._tuning.first_pause * 2 ** (self._attempt - 1)
+        # Past some doublings it is the cap that counts, and 2**n soon is no float any more.
+        backoff = self._tuning.first_pause * 2 ** min(self._attempt - 1, 16)
+        if self.patient:
+            backoff = min(backoff, self._tuning.longest_pause)
         # Jitter, so that many requests that were throttled together do not come back together.
         seconds = backoff * random.uniform(0.5, 1.0)  # noqa: S311 no secret
         seconds = max(seconds, asked or 0.0)
-        if asyncio.get_running_loop().time() + seconds > self._deadline:
+        if asyncio.get_running_loop().time() + seconds > self.deadline:
             return False
         self._attempt += 1
         await asyncio.sleep(seconds)

@@ -59,13 +59,17 @@ class Sending:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, without credentials."""
+    """One request, without credentials.
+
+    `silence`: how long the peer may be silent, in seconds, where it is not what `Tuning` says.
+    """
 
     method: str
     url: URL
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Sending | None = None
     pool: Pool = Pool.REQUESTS
+    silence: float | None = None
 
 
 def choose_proxy(url: URL, proxies: Mapping[str, str]) -> str | None:
@@ -127,7 +131,7 @@ class Transport:
         """Must be called in a running event loop. Raises `ValueError` for a bad proxy."""
         check_proxies(proxies)
         self._proxies = dict(proxies)
-        self._idle = tuning.idle
+        self._tuning = tuning
         # Our own context rather than aiohttp's, which is made at import: SSL_CERT_FILE is read now.
         context = ssl.create_default_context()
         limits = {
@@ -138,15 +142,6 @@ class Transport:
         self._sessions = {
             pool: aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, limit_per_host=limit, ssl=context),
-                # No total: a blob takes what it takes. `connect` counts the wait for a place in
-                # the pool, which is short among requests, and among uploads as long as they are.
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    connect=tuning.queue if pool is Pool.REQUESTS else None,
-                    sock_connect=tuning.connect,
-                    # Not while we make the peer wait: aiohttp stops this clock as it stops reading.
-                    sock_read=tuning.stall if pool is Pool.DOWNLOADS else tuning.idle,
-                ),
                 middlewares=(_send_once,),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -178,7 +173,7 @@ class Transport:
         if isinstance(body.content, bytes):
             return await self._request(request, headers, body.content)
         headers["Content-Length"] = str(body.length)
-        watched = _WatchedBody(body.content, body.length, self._idle)
+        watched = _WatchedBody(body.content, body.length, self._tuning.idle)
         try:
             async with asyncio.timeout(None) as stalled:
                 watched.deadline = stalled
@@ -213,6 +208,27 @@ class Transport:
             data=data,
             allow_redirects=False,
             proxy=choose_proxy(request.url, self._proxies),
+            timeout=self._limits(request),
+        )
+
+    def _limits(self, request: Request) -> aiohttp.ClientTimeout:
+        tuning = self._tuning
+        if request.silence is not None:
+            silence = request.silence
+        elif request.pool is Pool.DOWNLOADS:
+            silence = tuning.stall
+        elif request.pool is Pool.REQUESTS and request.method in {"GET", "HEAD"}:
+            silence = tuning.answer
+        else:
+            silence = tuning.idle
+        return aiohttp.ClientTimeout(
+            total=None,  # a blob takes what it takes
+            # This counts the wait for a place in the pool, which is short among requests, and
+            # among uploads as long as they are.
+            connect=tuning.queue if request.pool is Pool.REQUESTS else None,
+            sock_connect=tuning.connect,
+            # Not while we make the peer wait: aiohttp stops this clock as it stops reading.
+            sock_read=silence,
         )
 
 

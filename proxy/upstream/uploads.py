@@ -34,10 +34,12 @@ class UploadCalls:
         algorithm: str = "sha256",
         mount: Digest | None = None,
         source: RepositoryName | None = None,
+        patient: bool = True,
     ) -> Upload | None:
         """Open an upload; with `mount`, None if upstream took the blob from `source` instead.
 
-        Raises `NameUnknown` where there is no such repository, or upstream's refusal.
+        `patient`: it waits out trouble, as clients do not try that again. Raises `NameUnknown`
+        where there is no such repository, or upstream's refusal.
         """
         query = []
         if mount is not None:
@@ -57,6 +59,8 @@ class UploadCalls:
             scope=scope,
             # An upload that nobody goes on with does no harm.
             safe=True,
+            patient=patient,
+            drop_may_answer=self.is_ecr,
         )
         try:
             reply = await self._client.ask(call)

@@ -47,19 +47,24 @@ class Tuning:
     `idle` is how long a peer may be silent while we wait for it, in either direction; `stall` the
     same for a blob that is being read, which is asked for again then. Twice that must be less than
     the 30 s in which some clients want a reply's headers (BUILDKIT.md), and S3 is never so long
-    about a byte when all is well. `patience`
-    bounds all repetitions of one request, `first_pause` is before the first of them. `between` is
-    the least time between two requests for a token after one failed. `connections` is per host,
-    for requests and for uploads each.
+    about a byte when all is well. `answer` is the same for a question, a GET or HEAD of what is
+    small: pulls are to hear of an outage soon. `patience` bounds all repetitions of one request,
+    and `push_patience` those of a request that waits out trouble, for a push: clients do not repeat
+    it. `first_pause` is before the first repetition, `longest_pause` before any of a patient
+    request. `between` is the least time between two requests for a token after one failed.
+    `connections` is per host, for requests and for uploads each.
     """
 
     connect: float = 10.0
     queue: float = 30.0
     idle: float = 60.0
+    answer: float = 15.0
     stall: float = 10.0
     patience: float = 5.0
+    push_patience: float = 20.0
     attempts: int = 4
     first_pause: float = 0.25
+    longest_pause: float = 4.0
     between: float = 5.0
     start_wait: float = 0.7
     close_wait: float = 2.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -14,20 +15,32 @@ from proxy.errors import (
     Denied,
     GatewayTimeout,
     ManifestUnknown,
+    NameUnknown,
+    RegistryError,
     TooManyRequests,
     Unavailable,
 )
 from proxy.events import Kind
-from proxy.oci import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, RepositoryName, Tag
+from proxy.oci import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Digest,
+    RepositoryName,
+    Tag,
+)
 from proxy.peer import PEER_HEADER, version
 from proxy.upstream import Registry, RegistryConfig, Tuning
 from tests.upstream.conftest import OpenRegistry
 from tests.upstream.fakes import (
     EXPIRED,
+    QUICK,
     UNAUTHORIZED,
     Answer,
     FakeAws,
     FakeServer,
+    Handler,
     Told,
     ecr_error,
     hang_up,
@@ -222,31 +235,100 @@ async def test_retry_after_beyond_our_patience_goes_to_the_client(
     assert len(server.seen) == 1
 
 
-async def test_writing_is_repeated_after_throttling_only(
+async def test_deleting_is_repeated_after_throttling_only(
     plain: Registry, server: FakeServer
 ) -> None:
-    server.tell("PUT", PATH, Answer(429), Answer(429), Answer(201))
-    await plain.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST)
-    assert [seen.body for seen in server.seen] == [b"{}"] * 3
+    server.tell("DELETE", PATH, Answer(429), Answer(429), Answer(202))
+    await plain.delete_manifest(REPO, LATEST)
+    assert len(server.seen) == 3
     server.seen.clear()
     other = f"/v2/{REPO}/manifests/other"
-    server.tell("PUT", other, Answer(500), Answer(201))
+    server.tell("DELETE", other, Answer(500), Answer(202))
     with pytest.raises(BadGateway):
-        await plain.put_manifest(REPO, Tag("other"), b"{}", OCI_MANIFEST)
+        await plain.delete_manifest(REPO, Tag("other"))
     assert len(server.seen) == 1
 
 
-async def test_writing_of_unknown_fate_is_not_repeated(plain: Registry, server: FakeServer) -> None:
+async def test_deletion_of_unknown_fate_is_not_repeated(
+    plain: Registry, server: FakeServer
+) -> None:
     """Not by aiohttp either, on a connection that served before."""
     server.tell("GET", "/v2/", Answer(200))
     await plain.ping()
-    server.tell("PUT", PATH, hang_up)
     server.tell("DELETE", PATH, hang_up)
     with pytest.raises(BadGateway, match="dropped the connection"):
-        await plain.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST)
-    with pytest.raises(BadGateway, match="dropped the connection"):
         await plain.delete_manifest(REPO, LATEST)
-    assert len(server.seen) == 3
+    assert len(server.seen) == 2
+
+
+TROUBLE: list[Answer | Handler] = [Answer(500), Answer(503), hang_up, Answer(429)] * 3
+
+
+async def test_a_manifest_waits_out_trouble_however_many_attempts_that_takes(
+    plain: Registry, server: FakeServer
+) -> None:
+    server.tell("PUT", PATH, *TROUBLE, Answer(201))
+    await plain.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST)
+    assert len(server.targets("PUT")) == len(TROUBLE) + 1 > QUICK.attempts
+    assert {seen.body for seen in server.seen if seen.method == "PUT" and seen.body} == {b"{}"}
+
+
+@pytest.mark.parametrize("patient", [True, False])
+async def test_what_a_push_asks_waits_out_trouble_and_what_a_pull_asks_does_not(
+    plain: Registry, server: FakeServer, patient: bool
+) -> None:
+    blob = Digest.of(b"blob")
+    found = Answer(200, b"", {"Content-Length": "0"})
+    server.tell("HEAD", PATH, *TROUBLE, found)
+    server.tell("HEAD", f"/v2/{REPO}/blobs/{blob}", *TROUBLE, found)
+    accepted = Answer(202, b"", {"Location": "/upload"})
+    server.tell("POST", f"/v2/{REPO}/blobs/uploads/", *TROUBLE, accepted)
+    asking: list[Callable[[], Awaitable[object]]] = [
+        lambda: plain.head_manifest(REPO, LATEST, patient=patient),
+        lambda: plain.head_blob(REPO, blob, patient=patient),
+        lambda: plain.start_upload(REPO, patient=patient),
+    ]
+    for ask in asking:
+        if patient:
+            await ask()
+        else:
+            with pytest.raises(RegistryError) as raised:
+                await ask()
+            assert raised.value.is_trouble
+
+
+async def test_an_upload_does_not_wait_for_what_may_be_an_answer(
+    ecr: Registry, server: FakeServer
+) -> None:
+    """Until 2024 ECR dropped the connection for a repository that is not there."""
+    server.tell("POST", f"/v2/{REPO}/blobs/uploads/", hang_up)
+    with pytest.raises(NameUnknown):
+        await ecr.start_upload(REPO)
+    assert len(server.targets("POST")) == QUICK.attempts
+
+
+async def test_a_hung_manifest_is_given_up_while_its_client_still_listens(
+    open_: OpenRegistry,
+    server: FakeServer,
+    aws: FakeAws,
+    keys: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.upstream.client._LAST_TRY", 0.05)
+    leave = asyncio.Event()
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        await leave.wait()
+        return web.Response()
+
+    server.tell("PUT", PATH, silent)
+    registry = await open_(
+        RegistryConfig(name="ecr", url=server.url, ecr=True, api_url=aws.url),
+        tuning=replace(QUICK, push_patience=0.05, idle=3600.0),
+    )
+    with pytest.raises(GatewayTimeout):
+        await registry.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST)
+    leave.set()
 
 
 async def test_wait_for_a_connection_is_bounded(open_: OpenRegistry, server: FakeServer) -> None:
@@ -277,9 +359,9 @@ async def test_writing_is_repeated_when_nothing_listened(
     where = RegistryConfig(name="lan", url=f"http://127.0.0.1:{unused_tcp_port}")
     hasty = await open_(where, tuning=Tuning(attempts=2, first_pause=0.0))
     with pytest.raises(BadGateway, match=r"127\.0\.0\.1:\d+ cannot be reached: .*refused"):
-        await hasty.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST)
+        await hasty.delete_manifest(REPO, LATEST)
 
-    patient = await open_(where, tuning=Tuning(attempts=1000, first_pause=0.001, patience=30))
+    patient = await open_(where, tuning=QUICK)
     putting = asyncio.create_task(patient.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST))
     bodies = []
 
@@ -313,7 +395,7 @@ async def test_silence_is_a_timeout(open_: OpenRegistry, server: FakeServer) -> 
 
     server.tell("GET", "/v2/", silent)
     registry = await open_(
-        RegistryConfig(name="lan", url=server.url), tuning=Tuning(idle=0.05, attempts=1)
+        RegistryConfig(name="lan", url=server.url), tuning=Tuning(answer=0.05, attempts=1)
     )
     with pytest.raises(GatewayTimeout, match="silent"):
         await registry.ping()
