@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -41,7 +41,7 @@ from proxy.services.registries import Registries, Rewrite
 from proxy.services.tokens import UploadTokens
 from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
 from proxy.services.uploads import Uploads
-from proxy.upstream import Registry, RegistryConfig, Tuning, open_registry
+from proxy.upstream import NewRepositories, Registry, RegistryConfig, Tuning, open_registry
 
 _log = logging.getLogger(__name__)
 _access_log = logging.getLogger("proxy.access")
@@ -186,6 +186,7 @@ def _watch_cache(store: BlobStore, metrics: Metrics) -> None:
 
 
 def _registry_config(registry: RegistrySettings) -> RegistryConfig:
+    new = registry.new_repositories
     return RegistryConfig(
         name=registry.name,
         url=registry.url,
@@ -201,6 +202,7 @@ def _registry_config(registry: RegistrySettings) -> RegistryConfig:
         access_key_id=registry.access_key_id,
         secret_access_key=registry.secret_access_key,
         redirect_hosts=registry.redirect_hosts,
+        new_repositories=None if new is None else NewRepositories(**asdict(new)),
     )
 
 

@@ -175,13 +175,23 @@ class JsonApi:
         if mutability not in (None, *Mutability):
             text = f"Member must satisfy enum value set: [{', '.join(Mutability)}]"
             raise Refusal(Kind.PARAMETER, parameter_text("imageTagMutability", text))
+        # Filters go with the two kinds that have exclusions, and those kinds with filters.
+        if bool(filters) != (mutability is not None and mutability.endswith("_WITH_EXCLUSION")):
+            text = "Member must be given with a tag mutability with exclusion, and only then"
+            raise Refusal(
+                Kind.PARAMETER, parameter_text("imageTagMutabilityExclusionFilters", text)
+            )
         encryption = request.get("encryptionConfiguration") or {}
+        scanning = request.get("imageScanningConfiguration") or {}
         repository = self._state.create_repository(
             request["repositoryName"],
             account,
             mutability=Mutability(mutability) if mutability else None,
             exclusions=tuple(each["filter"] for each in filters) if filters else None,
             encryption=encryption.get("encryptionType", "AES256"),
+            kms_key=encryption.get("kmsKey"),
+            scan_on_push=bool(scanning.get("scanOnPush")),
+            resource_tags={each["Key"]: each["Value"] for each in request.get("tags") or ()},
         )
         return {"repository": self._described(repository)}
 
@@ -209,9 +219,11 @@ class JsonApi:
             "repositoryUri": f"{self._state.host_of(account)}/{name}",
             "createdAt": repository.created_at,
             "imageTagMutability": repository.mutability,
-            "imageScanningConfiguration": {"scanOnPush": False},
+            "imageScanningConfiguration": {"scanOnPush": repository.scan_on_push},
             "encryptionConfiguration": {"encryptionType": repository.encryption},
         }
+        if repository.kms_key is not None:
+            described["encryptionConfiguration"]["kmsKey"] = repository.kms_key
         if repository.exclusions:
             described["imageTagMutabilityExclusionFilters"] = [
                 {"filterType": "WILDCARD", "filter": each} for each in repository.exclusions

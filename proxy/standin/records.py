@@ -34,6 +34,9 @@ def save(files: Files, repository: Repository) -> None:
         "mutability": repository.mutability,
         "exclusions": repository.exclusions,
         "encryption": repository.encryption,
+        "kms_key": repository.kms_key,
+        "scan_on_push": repository.scan_on_push,
+        "resource_tags": repository.resource_tags,
         "blobs": [[blob.digest, blob.size, blob.pushed_at] for blob in repository.blobs.values()],
         "images": [
             [image.digest, image.media_type, image.pushed_at, image.archived]
@@ -75,6 +78,9 @@ def _load(files: Files, record: dict[str, object]) -> Repository:
         mutability=Mutability(str(record["mutability"])),
         exclusions=tuple(_list(record["exclusions"])),
         encryption=str(record["encryption"]),
+        kms_key=None if record.get("kms_key") is None else str(record["kms_key"]),
+        scan_on_push=bool(record.get("scan_on_push")),
+        resource_tags=_strings(record.get("resource_tags")),
     )
     for digest, size, pushed_at in _list(record["blobs"]):
         if files.path_of(Digest(digest)).exists():
@@ -92,6 +98,10 @@ def _load(files: Files, record: dict[str, object]) -> Repository:
     if isinstance(tags, dict):
         repository.tags.update((tag, Digest(digest)) for tag, digest in tags.items())
     return repository
+
+
+def _strings(value: object) -> dict[str, str]:
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: object) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -76,6 +77,9 @@ class Repository:
         mutability: Mutability = Mutability.MUTABLE,
         exclusions: tuple[str, ...] = (),
         encryption: str = "AES256",
+        kms_key: str | None = None,
+        scan_on_push: bool = False,
+        resource_tags: Mapping[str, str] | None = None,
     ) -> None:
         self.account = account
         self.name = name
@@ -84,6 +88,9 @@ class Repository:
         self.mutability = mutability
         self.exclusions = exclusions
         self.encryption = encryption
+        self.kms_key = kms_key
+        self.scan_on_push = scan_on_push
+        self.resource_tags = dict(resource_tags or {})
         self.blobs: dict[Digest, Blob] = {}
         self.images: dict[Digest, Image] = {}
         self.tags: dict[str, Digest] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from proxy.oci import Digest, RepositoryName
@@ -110,6 +111,9 @@ class State:
         mutability: Mutability | None = None,
         exclusions: tuple[str, ...] | None = None,
         encryption: str = "AES256",
+        kms_key: str | None = None,
+        scan_on_push: bool = False,
+        resource_tags: Mapping[str, str] | None = None,
     ) -> Repository:
         """Make a repository; tag mutability is as the settings say unless given."""
         account = account or self.settings.account
@@ -131,6 +135,9 @@ class State:
             mutability=mutability or Mutability.MUTABLE,
             exclusions=exclusions,
             encryption=encryption,
+            kms_key=kms_key,
+            scan_on_push=scan_on_push,
+            resource_tags=resource_tags,
         )
         self.repositories[account, name] = repository
         self.save(repository)

@@ -10,8 +10,10 @@ from proxy.upstream.blobs import BlobStream
 from proxy.upstream.hosts import EcrHost, parse_host
 from proxy.upstream.registry import Registry, open_registry
 from proxy.upstream.values import (
+    BlobState,
     Body,
     ManifestHead,
+    NewRepositories,
     Page,
     PutReply,
     Referrers,
@@ -21,10 +23,12 @@ from proxy.upstream.values import (
 )
 
 __all__ = [
+    "BlobState",
     "BlobStream",
     "Body",
     "EcrHost",
     "ManifestHead",
+    "NewRepositories",
     "Page",
     "PutReply",
     "Referrers",

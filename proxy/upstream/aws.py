@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from yarl import URL
 
 from proxy.errors import RegistryError, Unavailable
-from proxy.upstream.aws_errors import explain, no_credentials
+from proxy.upstream.aws_errors import explain, explain_answer, is_answer, no_credentials
 from proxy.upstream.transport import choose_proxy
 from proxy.upstream.values import RegistryConfig
 
@@ -28,6 +28,7 @@ T = TypeVar("T")
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 10
 _ATTEMPTS: Final = 2
+_CONNECTIONS: Final = 32
 _DEFAULT_REGION: Final = "us-east-1"
 
 # For a session whose credentials are given: no profile of the environment and no file is read, so
@@ -42,10 +43,11 @@ _NOTHING_FROM_OUTSIDE: Final = {
 class Aws:
     """One registry's way into AWS: its profile or the default chain, its role, its region.
 
-    Invariant: `_session` works as far as is known: it is dropped as soon as anything fails, since
-    botocore remembers the files it has read, and the next call starts from a fresh one.
-    `_session` and `_clients` are touched by one thread at a time (`_lock`): a session is not
-    thread-safe, and making a client is slow.
+    Invariant: `_session` works as far as is known: it is dropped as soon as anything fails that may
+    be for its credentials, since botocore remembers the files it has read, and the next call starts
+    from a fresh one. `_session` and `_clients` are touched by one thread at a time (`_lock`): a
+    session is not thread-safe, and making a client is slow. Clients are thread-safe once made, so
+    that no call waits for another one.
     """
 
     def __init__(
@@ -71,31 +73,35 @@ class Aws:
         self._running: set[asyncio.Future[Any]] = set()
 
     async def call(self, service: str, action: str, work: Callable[[Any], T]) -> T:
-        """Run `work` with a client of `service`, in a thread; `action` names it in errors.
+        """Get credentials for the registry by `work`, with a client of `service`, in a thread.
 
-        Credentials that have been replaced meanwhile are read anew before it fails. Raises
-        `RegistryError` with words; `NoCredentials` if no source has any.
+        AWS's credentials that have been replaced meanwhile are read anew before it fails. Raises
+        `RegistryError` with words, which name `action`; `NoCredentials` if no source has any.
         """
-
-        def attempt() -> T:
-            fresh = self._session is None
-            try:
-                return work(self._client(service))
-            except Exception as error:
-                self._forget()
-                if fresh or not _may_be_stale(error):
-                    raise
-            return work(self._client(service))
 
         def run() -> T:
             try:
-                return attempt()
+                return self._attempt(service, work, lambda error: False)
             except RegistryError:
-                self._forget()
                 raise
             except Exception as error:
-                self._forget()
                 raise explain(error, action=action, registry=self._config.name) from error
+
+        return await self._in_thread(run)
+
+    async def ask(self, service: str, action: str, work: Callable[[Any], T]) -> T:
+        """The same for what is no credentials: an answer of AWS's is about what was asked.
+
+        Raises `Denied`, `NameUnknown`, `TooManyRequests` and so on, with AWS's words.
+        """
+
+        def run() -> T:
+            try:
+                return self._attempt(service, work, is_answer)
+            except RegistryError:
+                raise
+            except Exception as error:
+                raise explain_answer(error, action=action, registry=self._config.name) from error
 
         return await self._in_thread(run)
 
@@ -106,7 +112,7 @@ class Aws:
         """
         if self._running:
             await asyncio.wait(self._running, timeout=wait)
-        self._forget()
+        self._forget(self._session)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         # A daemon thread of our own: the interpreter would wait for an executor's at exit, for as
@@ -128,8 +134,7 @@ class Aws:
         def run() -> None:
             result, error = None, None
             try:
-                with self._lock:
-                    result = work()
+                result = work()
             except BaseException as raised:  # noqa: BLE001 it is raised in the caller's task
                 error = raised
             try:
@@ -143,20 +148,59 @@ class Aws:
 
     # All below runs in that thread.
 
-    def _client(self, service: str) -> Any:
-        if service not in self._clients:
-            if self._session is None:
-                self._session = self._open_session()
-            region = self._region or self._session.region_name or _DEFAULT_REGION
-            endpoint = self._config.api_url if service.startswith("ecr") else None
-            self._clients[service] = self._make(self._session, service, region, endpoint)
-        return self._clients[service]
+    def _attempt(
+        self, service: str, work: Callable[[Any], T], stands: Callable[[Exception], bool]
+    ) -> T:
+        """Run `work`, once more with a new session if the old one may be why it failed.
 
-    def _forget(self) -> None:
-        for client in self._clients.values():
-            client.close()
-        self._clients = {}
-        self._session = None
+        `stands`: that failure is an answer, and has nothing to do with the session.
+        """
+        client, session, fresh = self._take(service)
+        try:
+            return work(client)
+        except Exception as error:
+            if stands(error):
+                raise
+            self._forget(session)
+            if fresh or not _may_be_stale(error):
+                raise
+        client, session, _ = self._take(service)
+        try:
+            return work(client)
+        except Exception as error:
+            if not stands(error):
+                self._forget(session)
+            raise
+
+    def _take(self, service: str) -> tuple[Any, boto3.Session, bool]:
+        """A client, the session it is of, and whether that was made for it."""
+        with self._lock:
+            session, fresh = self._session, False
+            if session is None:
+                session, fresh = self._open_session(), True
+                self._session = session
+            if service not in self._clients:
+                region = self._region or session.region_name or _DEFAULT_REGION
+                endpoint = self._config.api_url if service.startswith("ecr") else None
+                try:
+                    self._clients[service] = self._make(session, service, region, endpoint)
+                except Exception:
+                    self._session = None
+                    raise
+            return self._clients[service], session, fresh
+
+    def _forget(self, session: boto3.Session | None) -> None:
+        """Drop the session, unless another thread has done so and made a better one.
+
+        A call that another thread has under way with its client ends undisturbed.
+        """
+        with self._lock:
+            if self._session is not session:
+                return
+            for client in self._clients.values():
+                client.close()
+            self._clients = {}
+            self._session = None
 
     def _open_session(self) -> boto3.Session:
         config = self._config
@@ -207,6 +251,7 @@ class Aws:
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": _READ_SECONDS,
             "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            "max_pool_connections": _CONNECTIONS,
             "user_agent_extra": "ecr-cache-proxy",
             # What the registry's name says is about ECR, and not about STS.
             **(self._variants if endpoint is None and service == "ecr" else {}),

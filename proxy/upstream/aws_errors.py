@@ -10,7 +10,16 @@ from typing import Final
 
 from botocore import exceptions as boto
 
-from proxy.errors import BadGateway, GatewayTimeout, RegistryError, Unavailable
+from proxy.errors import (
+    BadGateway,
+    Denied,
+    GatewayTimeout,
+    NameUnknown,
+    RegistryError,
+    TooManyRequests,
+    Unavailable,
+    Unsupported,
+)
 
 # botocore's METHOD of each provider in the credential chain, for people.
 _SOURCES: Final = {
@@ -42,6 +51,23 @@ _EXPIRED: Final = frozenset(
 _SIGNATURE: Final = frozenset({"InvalidSignatureException", "SignatureDoesNotMatch"})
 
 
+# What ECR's JSON API calls what its registry API has a code for (ECR.md, "Mental model").
+_ANSWERS: Final[dict[str, type[RegistryError]]] = {
+    **dict.fromkeys(_DENIED, Denied),
+    "RepositoryNotFoundException": NameUnknown,
+    "ThrottlingException": TooManyRequests,
+    "Throttling": TooManyRequests,
+    "TooManyRequestsException": TooManyRequests,
+    "RequestLimitExceeded": TooManyRequests,
+    "LimitExceededException": Denied,
+    "KmsException": Denied,
+    "InvalidParameterException": Unsupported,
+    "ValidationException": Unsupported,
+    "InvalidTagParameterException": Unsupported,
+    "TooManyTagsException": Unsupported,
+}
+
+
 class NoCredentials(Unavailable):
     """No source of the chain has any AWS credentials."""
 
@@ -61,9 +87,35 @@ def explain(error: Exception, *, action: str, registry: str) -> RegistryError:
 
     Words only, never a key: botocore's messages carry none.
     """
-    intro = f"no token for {registry}: {action} failed"
+    return _explain(error, f"no token for {registry}: {action} failed")
+
+
+def is_answer(error: Exception) -> bool:
+    """Whether ECR has answered what was asked, be it with a no: the credentials are as good."""
+    if not isinstance(error, boto.ClientError):
+        return False
+    return _code(error) not in _BAD_KEY | _EXPIRED | _SIGNATURE
+
+
+def explain_answer(error: Exception, *, action: str, registry: str) -> RegistryError:
+    """The error for what was asked of ECR's JSON API, as its registry API would give it."""
+    intro = f"{action} in {registry} failed"
     if isinstance(error, boto.ClientError):
-        return _explain_answer(error, intro)
+        message = str(error.response.get("Error", {}).get("Message", "")) or intro
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        kind = _ANSWERS.get(_code(error))
+        if kind is None and status == 429:
+            kind = TooManyRequests
+        if kind is Denied and _code(error) in _DENIED:
+            return Denied(f"{message} (the principal needs ecr:{action})")
+        if kind is not None:
+            return kind(message)
+    return _explain(error, intro)
+
+
+def _explain(error: Exception, intro: str) -> RegistryError:
+    if isinstance(error, boto.ClientError):
+        return _explain_refusal(error, intro)
     message = " ".join(str(error).split())
     if isinstance(
         error,
@@ -96,9 +148,12 @@ def explain(error: Exception, *, action: str, registry: str) -> RegistryError:
     return Unavailable(f"{intro}: {message or type(error).__name__}")
 
 
-def _explain_answer(error: boto.ClientError, intro: str) -> RegistryError:
-    details = error.response.get("Error", {})
-    code, message = str(details.get("Code", "")), str(details.get("Message", ""))
+def _code(error: boto.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _explain_refusal(error: boto.ClientError, intro: str) -> RegistryError:
+    code, message = _code(error), str(error.response.get("Error", {}).get("Message", ""))
     said = f"{code}: {message}" if message else code
     if code in _DENIED:
         what = "sts:AssumeRole" if "AssumeRole" in error.operation_name else _permission(error)

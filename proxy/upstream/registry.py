@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from yarl import URL
 
+from proxy.errors import Unsupported
 from proxy.events import Events
+from proxy.oci import Digest, RepositoryName
 from proxy.peer import PEER_HEADER
 from proxy.singleflight import SingleFlight
 from proxy.upstream.auth import Authorizer, basic
@@ -16,6 +18,7 @@ from proxy.upstream.bearer import Bearer
 from proxy.upstream.blobs import BlobCalls
 from proxy.upstream.client import Call, Client
 from proxy.upstream.ecr import private_source, public_credentials
+from proxy.upstream.ecr_api import EcrApi
 from proxy.upstream.errors import Kind
 from proxy.upstream.hosts import PUBLIC_HOSTS, EcrHost, parse_host
 from proxy.upstream.listings import ListingCalls
@@ -24,7 +27,7 @@ from proxy.upstream.manifests import ManifestCalls
 from proxy.upstream.tokens import TokenKeeper
 from proxy.upstream.transport import Transport
 from proxy.upstream.uploads import UploadCalls
-from proxy.upstream.values import RegistryConfig, Tuning
+from proxy.upstream.values import BlobState, NewRepositories, RegistryConfig, Tuning
 
 # A multiple of what ECR demands of a part, and how it cuts streams itself (ECR.md §4).
 PART_SIZE: Final = 10 * 1024 * 1024
@@ -46,6 +49,8 @@ class Registry(ManifestCalls, BlobCalls, UploadCalls, ListingCalls):
         is_ecr: bool,
         is_public: bool,
         aws: Aws | None,
+        api: EcrApi | None,
+        new_repositories: NewRepositories | None,
         tuning: Tuning,
     ) -> None:
         self.name = name
@@ -53,6 +58,8 @@ class Registry(ManifestCalls, BlobCalls, UploadCalls, ListingCalls):
         self._client = client
         self._is_public = is_public
         self._aws = aws
+        self._api = api
+        self._new_repositories = new_repositories
         self._tuning = tuning
         self._peer: bool | None = None
         self._questions: SingleFlight[str, bool] = SingleFlight()
@@ -61,6 +68,38 @@ class Registry(ManifestCalls, BlobCalls, UploadCalls, ListingCalls):
     def peer(self) -> bool | None:
         """What is known of `is_peer` without asking; None until upstream has answered once."""
         return self._peer
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether there is `check_blobs` here: in private ECR, and nowhere else."""
+        return self._api is not None
+
+    @property
+    def creates_repositories(self) -> bool:
+        """Whether `create_repository` may be called."""
+        return self._api is not None and self._new_repositories is not None
+
+    async def check_blobs(
+        self, repository: RepositoryName, digests: Iterable[Digest], *, patient: bool = False
+    ) -> Mapping[Digest, BlobState]:
+        """Which blobs the repository holds, as far as upstream decided: the rest is left out.
+
+        A call for each 100 of them. Raises `NameUnknown`; `Denied` where the principal lacks the
+        permission; `Unsupported` unless `can_batch`; or what else kept upstream from deciding.
+        `patient`: it is asked for a push, which waits out trouble.
+        """
+        if self._api is None:
+            raise Unsupported(f"{self.name} cannot be asked for many blobs at once")
+        return await self._api.check_blobs(repository, digests, patient=patient)
+
+    async def create_repository(self, repository: RepositoryName) -> None:
+        """Create it as it is configured, for a push; that it is there already is as good.
+
+        Raises `Denied`, `Unsupported` unless `creates_repositories`, or upstream's refusal.
+        """
+        if self._api is None or self._new_repositories is None:
+            raise Unsupported(f"the proxy is not configured to create repositories in {self.name}")
+        await self._api.create_repository(repository, self._new_repositories)
 
     async def ping(self) -> None:
         """Raise unless upstream answers, and takes our credentials."""
@@ -141,8 +180,18 @@ async def open_registry(
         is_ecr=config.ecr,
         tuning=tuning,
     )
+    api: EcrApi | None = None
+    if aws is not None and not is_public:
+        api = EcrApi(aws, account=host.account if host is not None else "", tuning=tuning)
     registry = Registry(
-        config.name, client, is_ecr=config.ecr, is_public=is_public, aws=aws, tuning=tuning
+        config.name,
+        client,
+        is_ecr=config.ecr,
+        is_public=is_public,
+        aws=aws,
+        api=api,
+        new_repositories=config.new_repositories,
+        tuning=tuning,
     )
     if keeper is not None:
         try:

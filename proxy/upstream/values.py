@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,6 +13,21 @@ Body: TypeAlias = Callable[[], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
+class NewRepositories:
+    """With what settings a missing repository is created in ECR.
+
+    `mutable_tags` are patterns of up to five tags that may move though `immutable_tags` is on.
+    Without a `kms_key` (an ARN, an id or an alias) ECR encrypts with keys of its own.
+    """
+
+    immutable_tags: bool = False
+    mutable_tags: tuple[str, ...] = ()
+    scan_on_push: bool = False
+    kms_key: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryConfig:
     """One registry: where it is, and how to authenticate.
 
@@ -20,6 +35,7 @@ class RegistryConfig:
     With `ecr`, tokens come from AWS (`api_url`: the endpoint of ECR's JSON API when it is not
     AWS's); otherwise `username` and `password`, or nothing. `redirect_hosts` are patterns such as
     `*.cdn.example`, added to the defaults: the registry's own host, and AWS's storage for ECR.
+    `new_repositories` is None where none may be created.
     """
 
     name: str
@@ -37,6 +53,7 @@ class RegistryConfig:
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
     redirect_hosts: tuple[str, ...] = ()
+    new_repositories: NewRepositories | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,14 @@ class Tuning:
     start_wait: float = 0.7
     close_wait: float = 2.0
     connections: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class BlobState:
+    """What upstream decided of a blob; `size` in bytes, None if it did not say."""
+
+    exists: bool
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

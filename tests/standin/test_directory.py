@@ -19,7 +19,9 @@ async def test_a_directory_is_read_again_at_the_next_start(
         content = await client.push_image(b"layer", tag="kept")
         password = client.standin.password
         client.standin.state.put_manifest("any/thing", b"no manifest", "text/plain", "odd")
-        client.standin.state.create_repository("team/empty")
+        client.standin.state.create_repository(
+            "team/empty", kms_key="alias/build", scan_on_push=True, resource_tags={"team": "build"}
+        )
     async with running(directory=tmp_path, repositories=(REPOSITORY,)) as client:
         assert client.standin.state.tokens.check(password)
         answer = await client.ask("GET", f"/v2/{REPOSITORY}/manifests/kept")
@@ -28,6 +30,9 @@ async def test_a_directory_is_read_again_at_the_next_start(
         assert (await client.ask("GET", url, anonymous=True)).body == b"layer"
         assert (await client.ask("GET", "/v2/any/thing/manifests/odd")).body == b"no manifest"
         assert (await client.ask("GET", "/v2/team/empty/tags/list")).status == 200
+        empty = client.standin.state.repository("team/empty")
+        assert (empty.kms_key, empty.scan_on_push) == ("alias/build", True)
+        assert empty.resource_tags == {"team": "build"}
 
 
 async def test_a_blob_whose_bytes_are_gone_is_not_there_at_the_next_start(

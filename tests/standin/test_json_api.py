@@ -166,11 +166,18 @@ async def test_create_repository_is_there_at_once(client: Client, standin: Stand
             repositoryName="team/new",
             imageTagMutability="IMMUTABLE_WITH_EXCLUSION",
             imageTagMutabilityExclusionFilters=[{"filterType": "WILDCARD", "filter": "cache*"}],
-            encryptionConfiguration={"encryptionType": "KMS"},
+            encryptionConfiguration={"encryptionType": "KMS", "kmsKey": "alias/build"},
+            imageScanningConfiguration={"scanOnPush": True},
+            tags=[{"Key": "team", "Value": "build"}],
         ),
     )
     assert reply["repository"]["imageTagMutability"] == "IMMUTABLE_WITH_EXCLUSION"
-    assert reply["repository"]["encryptionConfiguration"]["encryptionType"] == "KMS"
+    assert reply["repository"]["encryptionConfiguration"] == {
+        "encryptionType": "KMS",
+        "kmsKey": "alias/build",
+    }
+    assert reply["repository"]["imageScanningConfiguration"] == {"scanOnPush": True}
+    assert standin.state.repository("team/new").resource_tags == {"team": "build"}
     content = await client.push_image(b"layer", repository="team/new", tag="v1")
     again = await client.put_manifest(content, "v1", repository="team/new")
     assert again.error[:2] == (400, "TAG_INVALID")
@@ -224,6 +231,15 @@ async def test_describe_images(client: Client, standin: StandIn) -> None:
             lambda ecr: ecr.create_repository(repositoryName="a/b", imageTagMutability="FIXED"),
             "InvalidParameterException",
             id="mutability",
+        ),
+        pytest.param(
+            lambda ecr: ecr.create_repository(
+                repositoryName="a/b",
+                imageTagMutability="IMMUTABLE",
+                imageTagMutabilityExclusionFilters=[{"filterType": "WILDCARD", "filter": "c*"}],
+            ),
+            "InvalidParameterException",
+            id="filters",
         ),
         pytest.param(
             lambda ecr: ecr.describe_repositories(maxResults=1001),
