@@ -115,14 +115,18 @@ class Signal:
 class SharedFile:
     """An open file that is closed when the last who holds it lets go.
 
-    Whoever makes it holds it. `then` is called after the last one, as the file is being closed.
+    Whoever makes it holds it.
     """
 
-    def __init__(self, disk: Disk, fd: int, then: Callable[[], None] | None = None) -> None:
+    def __init__(self, disk: Disk, fd: int) -> None:
         self.fd = fd
-        self.then = then
         self._disk = disk
         self._holders = 1
+        self._afterwards: list[Callable[[], None]] = []
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        """Have something called after the last one, as the file is being closed."""
+        self._afterwards.append(call)
 
     def hold(self) -> None:
         self._holders += 1
@@ -132,8 +136,8 @@ class SharedFile:
         if self._holders == 0:
             # Closing frees the blocks of a file that is unlinked already, which takes its time.
             self._disk.start(os.close, self.fd)
-            if self.then is not None:
-                self.then()
+            for call in self._afterwards:
+                call()
 
     async def read(self, start: int, end: int) -> bytes:
         """Bytes from `start` on, as many as one read is for.

@@ -305,7 +305,7 @@ class Fill:
     async def _publish(self) -> None:
         file, room = self._progress.file, self._room
         assert file is not None and room is not None  # noqa: S101, PT018 received
-        await self._space.move_in(self._key, file.fd, self._path, room, arrived=self._arrived)
+        await self._space.move_in(self._key, file, self._path, room, arrived=self._arrived)
 
     def _arrived(self, new: bool) -> None:
         assert self._progress.file is not None  # noqa: S101 it was moved
@@ -321,7 +321,7 @@ class Fill:
         """Let the last one's leaving be what lets the file be evicted."""
         if self._progress.file is not None:
             self._space.pin(key)
-            self._progress.file.then = lambda: self._space.unpin(key)
+            self._progress.file.afterwards(lambda: self._space.unpin(key))
 
     async def _end(self, failure: Exception | None, *, keep: bool) -> None:
         """Clear up after a fill that did not arrive; what it has may be left for the next one."""
@@ -340,7 +340,7 @@ class Fill:
                 room.release()
             else:
                 # Its blocks are in use until the last reader has left.
-                file.then = room.release
+                file.afterwards(room.release)
         self._finish(failure)
 
     async def _worth_keeping(self, file: SharedFile) -> Entry | None:

@@ -230,7 +230,9 @@ async def _hold_file(space: Space, progress: Progress) -> SharedFile | None:
     except BaseException:
         space.unpin(key)
         raise
-    return SharedFile(space.disk, fd, lambda: space.unpin(key))
+    file = SharedFile(space.disk, fd)
+    file.afterwards(lambda: space.unpin(key))
+    return file
 
 
 async def _straight(

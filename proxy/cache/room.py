@@ -101,6 +101,13 @@ class Health:
     def _is_paused(self) -> bool:
         return self.is_degraded and self._clock() < self._until
 
+    def blame(self, error: BaseException | None) -> None:
+        """Something failed; by the disk if that, or what it was caused by, is an `OSError`."""
+        while error is not None and not isinstance(error, OSError):
+            error = error.__cause__
+        if error is not None:
+            self.refused(error)
+
     def refused(self, error: OSError) -> None:
         if error.errno not in _REFUSALS or self._is_paused:
             return  # those who were writing at the same time are refused together

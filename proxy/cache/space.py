@@ -9,10 +9,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 from proxy.cache.budget import Budget
-from proxy.cache.disk import Disk, to_the_end
+from proxy.cache.disk import Disk, SharedFile, to_the_end
 from proxy.cache.errors import DiskFailed, NoSpace
 from proxy.cache.files import disk_bytes, free_bytes, is_as_long, move, remove, remove_all
 from proxy.cache.layout import Layout, digest_of, is_blob
@@ -30,6 +30,7 @@ _SHORTLY: Final = 1.0
 # For so long, in seconds, it is taken for true what the file system said of its free space.
 _FRESH: Final = 0.25
 _PART: Final = 500  # files evicted in one go
+Arrived: TypeAlias = Callable[[bool], None]
 
 
 class Space:
@@ -320,7 +321,7 @@ class Space:
             self.blob_bytes += change * entry.size
 
     async def move_in(
-        self, key: bytes, fd: int, path: str, room: Room, *, arrived: Callable[[bool], None]
+        self, key: bytes, file: SharedFile, path: str, room: Room, *, arrived: Arrived
     ) -> None:
         """Make a whole file durable and visible under `key`, and account for it.
 
@@ -329,7 +330,7 @@ class Space:
         damaged, and replaced. Raises `DiskFailed`, with the file at `path` and the room still held.
         """
         async with self.turn(key) as turn:
-            await to_the_end(self._move_in(key, fd, path, room, turn, arrived))
+            await to_the_end(self._move_in(key, file, path, room, turn, arrived))
         if self.budget.excess:
             # The file system counts more than it should need: the budget is held all the same.
             await self.trim()
@@ -337,18 +338,18 @@ class Space:
     async def _move_in(
         self,
         key: bytes,
-        fd: int,
+        file: SharedFile,
         path: str,
         room: Room,
         turn: Turn,
-        arrived: Callable[[bool], None],
+        arrived: Arrived,
     ) -> None:
         known = self.find(key)
         target = self.layout.path_of(key)
         status: os.stat_result | None = None
         try:
-            if known is None or not await self.disk.run(is_as_long, fd, target):
-                status = await self.disk.run_slowly(move, fd, path, target)
+            if known is None or not await self.disk.run(is_as_long, file.fd, target):
+                status = await self.disk.run_slowly(move, file.fd, path, target)
             else:
                 await self.disk.run(remove, path)
         except OSError as error:
@@ -356,8 +357,10 @@ class Space:
         finally:
             await self.overhead.measure(target, path)
         # No await from here on: it is found, accounted for, and known to its mover in one step.
-        room.release()
-        if status is not None:
+        if status is None:
+            file.afterwards(room.release)  # somebody may read it: its blocks are in use until then
+        else:
+            room.release()
             if known is not None and (replaced := self.withdraw(key)) is not None:
                 self.budget.gone(replaced)
             if (doomed := self._doomed.pop(key, None)) is not None:
@@ -372,10 +375,7 @@ class Space:
     ) -> None:
         """Something went wrong; the disk is the matter if it is an `OSError` that says so."""
         self.events.emit(Event(Kind.TROUBLE, reference=reference, detail=detail))
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__
-        if cause is not None:
-            self.health.refused(cause)
+        self.health.blame(cause)
 
     # Turns at a key
 

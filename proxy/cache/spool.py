@@ -138,9 +138,7 @@ class Spool:
             self._check_open()
             key = blob_key(digest)
             try:
-                await self._space.move_in(
-                    key, self._file.fd, self._path, self._room, arrived=arrived
-                )
+                await self._space.move_in(key, self._file, self._path, self._room, arrived=arrived)
             except DiskFailed as error:
                 self._space.trouble(str(error), digest, cause=error)
                 raise
@@ -163,7 +161,7 @@ class Spool:
             self._space.trouble(f"cannot remove an upload: {error}")
         else:
             # Readers may be at it still: its blocks are in use until they have left.
-            self._file.then = self._room.release
+            self._file.afterwards(self._room.release)
         self._end()
 
     async def close(self) -> None:

@@ -78,7 +78,8 @@ async def test_a_shared_file_is_closed_by_the_last_who_holds_it(tmp_path: Path) 
     ended: list[bool] = []
     fd = await disk.open(create, str(tmp_path / "file"))
     os.write(fd, b"content")
-    file = SharedFile(disk, fd, lambda: ended.append(True))
+    file = SharedFile(disk, fd)
+    file.afterwards(lambda: ended.append(True))
     file.hold()
     file.drop()
     assert await file.read(0, 100) == b"content"
