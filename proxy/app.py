@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractAccessLogger
 from proxy.cache import PATIENCE, BlobStore, CacheError, Patience, RecordStore, load_secret
 from proxy.config import RegistrySettings, Settings
 from proxy.events import Event, Events, Kind
+from proxy.gauges import watch_cache, watch_pushes
 from proxy.handlers.api import RegistryApi
 from proxy.handlers.blobs import BlobHandlers
 from proxy.handlers.control import listening
@@ -29,17 +30,20 @@ from proxy.handlers.replies import render_errors
 from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
 from proxy.services.blobs import Blobs
+from proxy.services.debts import Debts
 from proxy.services.existence import Existence
 from proxy.services.known import KnownManifests
 from proxy.services.leases import Leases
 from proxy.services.listings import Listings
 from proxy.services.manifests import Manifests
+from proxy.services.openings import Openings
 from proxy.services.outages import Outages
 from proxy.services.proofs import Proofs
 from proxy.services.pushes import Pushes
-from proxy.services.registries import Registries, Rewrite
+from proxy.services.registries import PushMode, Registries, Rewrite, Ways
 from proxy.services.tokens import UploadTokens
 from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
+from proxy.services.uplink import Uplinks
 from proxy.services.uploads import Uploads
 from proxy.upstream import NewRepositories, Registry, RegistryConfig, Tuning, open_registry
 
@@ -101,6 +105,14 @@ class Timing:
     clock: Callable[[], float] = time.monotonic
 
 
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What listens, and `drain`, which waits so many seconds at most until nothing is owed."""
+
+    app: web.Application
+    drain: Callable[[float], Awaitable[None]]
+
+
 class _AccessLogger(AbstractAccessLogger):
     """One line a request; never a query, which may carry a token."""
 
@@ -149,40 +161,8 @@ async def _open_registries(
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
         raise
-    return Registries(opened, {r.name: Rewrite(r.rewrite) for r in settings.registries})
-
-
-def _watch_cache(store: BlobStore, metrics: Metrics) -> None:
-    metrics.add_gauge(
-        "cache_bytes",
-        "Bytes on disk as the file system counts them: used, reserved for what is on its way, and "
-        "the limit of both.",
-        lambda: {
-            "used": store.used_bytes,
-            "reserved": store.reserved_bytes,
-            "limit": store.budget_bytes,
-        },
-        label="state",
-    )
-    for name, text, read in (
-        ("cache_blobs", "Blobs on disk.", lambda: store.blob_count),
-        (
-            "cache_unknown_files",
-            "Files in the cache directory that are not the cache's, as far as they have been seen.",
-            lambda: store.unknown_files,
-        ),
-        (
-            "cache_degraded",
-            "1 while the disk refuses writes, so that nothing is stored.",
-            lambda: store.is_degraded,
-        ),
-        (
-            "cache_scanning",
-            "1 until what was on disk at the start is counted; nothing is stored before.",
-            lambda: store.is_loading,
-        ),
-    ):
-        metrics.add_gauge(name, text, read)
+    ways = {r.name: Ways(Rewrite(r.rewrite), PushMode(r.push_mode)) for r in settings.registries}
+    return Registries(opened, ways)
 
 
 def _registry_config(registry: RegistrySettings) -> RegistryConfig:
@@ -244,7 +224,7 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 @asynccontextmanager
 async def build(
     settings: Settings, events: Events, draining: Draining, timing: Timing
-) -> AsyncIterator[web.Application]:
+) -> AsyncIterator[Built]:
     """Everything behind the listening socket; raises `StartError`."""
     metrics = Metrics(events)
     async with AsyncExitStack() as stack:
@@ -271,13 +251,35 @@ async def build(
         await stack.enter_async_context(_every(_TEND_SECONDS, leases.expire))
         existence = Existence(store, proofs, leases, events, clock=timing.clock)
         stack.push_async_callback(existence.close)
+
+        tuning = timing.tuning
+        uplinks = Uplinks((r.name for r in registries.all()), patience=tuning.push_patience)
+        openings = Openings(events)
+        stack.push_async_callback(openings.close)
+        debts = Debts(
+            store,
+            records,
+            uplinks,
+            openings,
+            existence,
+            leases,
+            events,
+            first_pause=tuning.first_pause,
+        )
+        stack.push_async_callback(debts.close)
+        try:
+            await debts.restore(registries)
+        except CacheError as error:
+            raise StartError(str(error)) from error
+        await stack.enter_async_context(_every(_EXPIRY_SECONDS, debts.expire))
+
         outages = Outages(events, clock=timing.clock)
-        blobs = Blobs(store, proofs, existence, outages, events)
+        blobs = Blobs(store, proofs, existence, debts, outages, events)
         known = KnownManifests(records)
         manifests = Manifests(known, events)
         stack.push_async_callback(manifests.close)
-        pushes = Pushes(known, events)
-        uploads = Uploads(store, UploadTokens(secret), existence, events)
+        pushes = Pushes(known, debts, openings, existence, proofs, leases, events)
+        uploads = Uploads(store, UploadTokens(secret), openings, debts, existence)
         stack.push_async_callback(uploads.close)
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, uploads.expire))
 
@@ -294,7 +296,8 @@ async def build(
             listings=ListingHandlers(Listings()),
         ).add_to(app)
         HealthHandlers(registries).add_to(app)
-        _watch_cache(store, metrics)
+        watch_cache(store, metrics)
+        watch_pushes(uplinks, metrics)
         MetricsHandlers(metrics).add_to(app)
 
         if settings.verify_rate:
@@ -302,7 +305,7 @@ async def build(
             await stack.enter_async_context(_beside(verifying))
         control = listening(Upkeep(store), store.space.layout.control)
         await stack.enter_async_context(control)
-        yield app
+        yield Built(app, debts.drain)
 
 
 async def serve(
@@ -317,9 +320,9 @@ async def serve(
     draining = Draining()
     events = events or Events()
     events.subscribe(_log_event)
-    async with build(settings, events, draining, timing or Timing()) as app:
+    async with build(settings, events, draining, timing or Timing()) as built:
         runner = web.AppRunner(
-            app,
+            built.app,
             handle_signals=False,
             access_log=_access_log,
             access_log_class=_AccessLogger,
@@ -343,8 +346,11 @@ async def serve(
                 ready(Started(f"{host}:{port}", names))
             await stop.wait()
             _log.info("stopping: waiting up to %gs for requests", settings.shutdown_timeout)
+            deadline = time.monotonic() + settings.shutdown_timeout
             await site.stop()
             await draining.finish(settings.shutdown_timeout)
+            # What requests have promised is kept, as far as the time goes.
+            await built.drain(max(0.0, deadline - time.monotonic()))
         finally:
             # Lets the last replies out, then closes what is left.
             await runner.cleanup()

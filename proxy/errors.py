@@ -42,6 +42,12 @@ class RegistryError(Exception):
         """
         return self.wire_status >= 500 or self.wire_status in (408, 429)
 
+    @property
+    def retry_after(self) -> float | None:
+        """After how many seconds to ask again, where upstream says so in seconds."""
+        value = self.headers.get("Retry-After", "")
+        return float(value) if value.isascii() and value.isdigit() else None
+
     def body(self) -> bytes:
         """The registry's JSON error body."""
         error = {"code": self.wire_code, "message": self.message}

@@ -23,6 +23,8 @@ class Kind(StrEnum):
     RECOVERED = "recovered"  # the end of that
     PUSHED_BLOB = "pushed-blob"
     PUSHED_MANIFEST = "pushed-manifest"
+    REPAIRED = "repaired"  # what upstream had lost of a pushed manifest was sent again from disk
+    CREATED = "created"  # a repository was created upstream for a push
     REWRITTEN = "rewritten"  # a legacy cache manifest was stored as an image manifest
     RESTORED = "restored"  # a stored image manifest was shown in a legacy form
     TOKEN = "token"  # noqa: S105 a registry token was obtained, not the token

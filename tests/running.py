@@ -110,6 +110,12 @@ class RunningProxy:
             self._news.clear()
             await self._news.wait()
 
+    async def until_upstream(self, *digests: Digest) -> None:
+        """Wait until upstream has taken these blobs: what a client is told comes before that."""
+        while not set(digests) <= {e.reference for e in self.told if e.kind is Kind.PUSHED_BLOB}:
+            self._news.clear()
+            await self._news.wait()
+
     def _hear(self, event: Event) -> None:
         self.told.append(event)
         self._news.set()

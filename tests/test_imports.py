@@ -29,7 +29,8 @@ ALLOWED = {
     },
     "demo": {"app", "config", "introductions", "standin"},
     "introductions": {"standin"},
-    "app": {"buildcache", "cache", "config", "handlers", "services", "upstream"},
+    "app": {"buildcache", "cache", "config", "gauges", "handlers", "services", "upstream"},
+    "gauges": {"cache", "services"},
     "handlers": {"services", "buildcache", "upstream"},  # the last two for the types of values
     "services": {"buildcache", "cache", "upstream"},
     "cache": set(),

@@ -16,6 +16,7 @@ from proxy.cache.sources import Tap
 from proxy.errors import BadGateway, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
+from proxy.services.debts import Debts
 from proxy.services.existence import Existence
 from proxy.services.outages import Outages
 from proxy.services.proofs import Proofs
@@ -66,12 +67,14 @@ class Blobs:
         store: BlobStore,
         proofs: Proofs,
         existence: Existence,
+        debts: Debts,
         outages: Outages,
         events: Events,
     ) -> None:
         self._store = store
         self._proofs = proofs
         self._existence = existence
+        self._debts = debts
         self._outages = outages
         self._events = events
 
@@ -81,6 +84,9 @@ class Blobs:
         Never answered from disk alone: a client that is told that a blob is there does not upload
         it, and its manifest would be refused.
         """
+        owed = self._debts.find(target, digest)
+        if owed is not None and self._store.contains(digest):
+            return owed.size
         size = await self._existence.ask(target, digest)
         if size is None:
             pin = self._store.find(digest)
@@ -115,6 +121,8 @@ class Blobs:
 
     async def delete(self, target: Target, digest: Digest) -> None:
         self._existence.drop(target, digest)
+        if await self._debts.forgive(target, digest):
+            return
         try:
             await target.registry.delete_blob(target.repository, digest)
         finally:
@@ -193,6 +201,9 @@ class Blobs:
         whoever reads it has a manifest that names it. While upstream cannot be asked, an older
         proof will do; never against an answer of its own.
         """
+        owed = self._debts.find(target, digest)
+        if owed is not None:
+            return owed.size
         proof = self._proofs.find(target, digest)
         if proof is not None:
             return proof.size

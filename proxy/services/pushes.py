@@ -6,21 +6,44 @@ to the stored one is on disk before any reply names it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from proxy import buildcache
 from proxy.buildcache import Alias
-from proxy.errors import DigestInvalid, ManifestInvalid, ManifestUnknown
+from proxy.errors import (
+    DigestInvalid,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameUnknown,
+    RegistryError,
+)
 from proxy.events import Event, Events, Kind
 from proxy.oci import EMPTY_DESCRIPTOR, EMPTY_JSON, Digest, Manifest, Reference, Tag
+from proxy.services.debts import Debts
+from proxy.services.existence import Existence
 from proxy.services.known import KnownManifests
-from proxy.services.registries import Target
+from proxy.services.leases import Leases
+from proxy.services.openings import Openings
+from proxy.services.proofs import Proofs
+from proxy.services.references import find_references
+from proxy.services.registries import PushMode, Target
+from proxy.services.remedies import (
+    explain_immutable,
+    explain_missing_blobs,
+    is_immutable_refusal,
+    missing_digests,
+)
+from proxy.services.transfers import ContentLost
 from proxy.upstream import PutReply
 
 # ECR refuses an image of more layers than this (ECR.md §4); other registries have no such limit.
 ECR_MAX_LAYERS: Final = 500
+# A manifest that names what is not there (ECR.md §4, distribution).
+_MISSING_CODES: Final = frozenset({"BLOB_UPLOAD_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +58,25 @@ class Pushed:
 class Pushes:
     """Writes and deletes manifests under a repository."""
 
-    def __init__(self, known: KnownManifests, events: Events) -> None:
+    def __init__(
+        self,
+        known: KnownManifests,
+        debts: Debts,
+        openings: Openings,
+        existence: Existence,
+        proofs: Proofs,
+        leases: Leases,
+        events: Events,
+    ) -> None:
         self._known = known
+        self._debts = debts
+        self._openings = openings
+        self._existence = existence
+        self._proofs = proofs
+        self._leases = leases
         self._events = events
+        # The manifests that are on their way: an index waits for its children.
+        self._sending: dict[tuple[str, str, Digest], asyncio.Future[None]] = {}
 
     async def put(
         self,
@@ -145,26 +184,141 @@ class Pushes:
     async def _send(
         self, target: Target, reference: Reference, manifest: Manifest, tags: Sequence[Tag]
     ) -> PutReply:
-        reply = await target.registry.put_manifest(
-            target.repository, reference, manifest.content, manifest.media_type, tags=tags
-        )
+        """The commit point: what upstream takes here is whole, and nothing of it is owed."""
+        named = find_references(manifest.content)
+        async with self._on_its_way(target, manifest.digest):
+            await self._gather(target, named)
+            reply = await self._put(target, reference, manifest, tags, named)
+        for digest in named:
+            self._existence.add(target, digest, None)
+        self._leases.release(target, named)
         await self._known.keep(target, manifest)
         return reply
+
+    async def _gather(self, target: Target, named: Sequence[Digest]) -> None:
+        """See that all that a manifest names is upstream, as far as it came through here."""
+        children = [
+            child for digest in named if (child := self._sending.get((*target.key, digest)))
+        ]
+        if children:
+            await asyncio.wait(children)
+        await self._debts.pay(target, named)
+
+    @asynccontextmanager
+    async def _on_its_way(self, target: Target, digest: Digest) -> AsyncIterator[None]:
+        key = (*target.key, digest)
+        own = asyncio.get_running_loop().create_future()
+        first = self._sending.setdefault(key, own) is own
+        try:
+            yield
+        finally:
+            own.set_result(None)
+            if first:
+                del self._sending[key]
+
+    async def _put(
+        self,
+        target: Target,
+        reference: Reference,
+        manifest: Manifest,
+        tags: Sequence[Tag],
+        named: Sequence[Digest],
+    ) -> PutReply:
+        async def send() -> PutReply:
+            return await target.registry.put_manifest(
+                target.repository, reference, manifest.content, manifest.media_type, tags=tags
+            )
+
+        try:
+            return await send()
+        except NameUnknown as error:
+            await self._openings.create(target, error)
+            return await send()
+        except RegistryError as error:
+            if is_immutable_refusal(error):
+                return await self._accept_same(target, reference, manifest, error)
+            if not await self._repair(target, missing_digests(error), named):
+                raise self._doubt(target, error, named) from error.__cause__
+        try:
+            return await send()
+        except RegistryError as error:
+            raise self._doubt(target, error, named) from error.__cause__
+
+    async def _accept_same(
+        self, target: Target, reference: Reference, manifest: Manifest, refusal: RegistryError
+    ) -> PutReply:
+        """An immutable tag that points at these very bytes is what was asked for (ECR.md §4).
+
+        So it is after a PUT whose reply was lost.
+        """
+        if isinstance(reference, Tag):
+            try:
+                head = await target.registry.head_manifest(
+                    target.repository, reference, patient=True
+                )
+            except ManifestUnknown:
+                head = None
+            if head is not None and head.digest == manifest.digest:
+                return PutReply(manifest.digest, None)
+            raise explain_immutable(refusal, target, reference)
+        raise refusal
+
+    async def _repair(
+        self, target: Target, missing: Sequence[Digest], named: Sequence[Digest]
+    ) -> bool:
+        """Send again from disk what upstream has lost of a manifest; false where that cannot be.
+
+        Only what upstream once granted under this repository, or took: whoever knows no more of a
+        blob than its digest gets nothing by naming it.
+        """
+        wanted = [digest for digest in missing if digest in named]
+        if not missing or len(wanted) < len(missing):
+            return False
+        if not all(self._proofs.had(target, digest) for digest in wanted):
+            return False
+        registry, repository = target.key
+        for digest in wanted:
+            debt = self._debts.owe_stored(target, digest)
+            if debt is None:
+                return False
+            detail = "upstream has lost it: it is sent again from disk"
+            self._events.emit(Event(Kind.REPAIRED, registry, repository, digest, debt.size, detail))
+        try:
+            await self._debts.pay(target, wanted)
+        except ContentLost:
+            return False
+        return True
+
+    def _doubt(
+        self, target: Target, refusal: RegistryError, named: Sequence[Digest]
+    ) -> RegistryError:
+        """What was known of what is missing was wrong: the client's next try is told so.
+
+        Gives what this one is told.
+        """
+        missing = missing_digests(refusal)
+        if not missing and refusal.wire_code in _MISSING_CODES:
+            missing = tuple(named)  # which of them, it does not say
+        for digest in missing:
+            self._existence.drop(target, digest)
+        if target.push_mode is PushMode.WRITE_BACK:
+            # What was promised here may have been promised by another proxy behind a balancer.
+            return explain_missing_blobs(refusal)
+        return refusal
 
     async def _push_empty_blob(self, target: Target) -> None:
         """ECR wants every layer of a manifest to be there, the empty one too.
 
         Sent each time: it is two bytes, and that it was there once is no proof that it is now.
         """
-        upload = await target.registry.start_upload(target.repository)
-        if upload is not None:
-            await target.registry.finish_upload(
-                upload,
-                EMPTY_DESCRIPTOR.digest,
-                offset=0,
-                length=len(EMPTY_JSON),
-                body=_empty_json,
-            )
+        upload = await self._openings.open(target, patient=True)
+        await target.registry.finish_upload(
+            upload,
+            EMPTY_DESCRIPTOR.digest,
+            offset=0,
+            length=len(EMPTY_JSON),
+            body=_empty_json,
+        )
 
 
 async def _empty_json() -> AsyncIterator[bytes]:

@@ -19,13 +19,36 @@ class Rewrite(StrEnum):
     NEVER = "never"
 
 
+class PushMode(StrEnum):
+    """What a blob's 201 means."""
+
+    WRITE_BACK = "write-back"  # it is on this proxy's disk, and goes upstream before its manifest
+    WRITE_THROUGH = "write-through"  # it is upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How a registry is dealt with."""
+
+    rewrite: Rewrite = Rewrite.AUTO
+    push_mode: PushMode = PushMode.WRITE_BACK
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A repository in a registry: what every fact, record and proof is keyed by."""
 
     registry: Registry
     repository: RepositoryName
-    rewrite: Rewrite = Rewrite.AUTO
+    ways: Ways = Ways()
+
+    @property
+    def rewrite(self) -> Rewrite:
+        return self.ways.rewrite
+
+    @property
+    def push_mode(self) -> PushMode:
+        return self.ways.push_mode
 
     @property
     def key(self) -> tuple[str, str]:
@@ -54,10 +77,10 @@ class Target:
 class Registries:
     """The configured registries by the name that clients use; the first one is the default."""
 
-    def __init__(self, registries: Sequence[Registry], rewrite: Mapping[str, Rewrite]) -> None:
+    def __init__(self, registries: Sequence[Registry], ways: Mapping[str, Ways]) -> None:
         self._by_name = {registry.name: registry for registry in registries}
         self._default = registries[0]
-        self._rewrite = rewrite
+        self._ways = ways
 
     def all(self) -> tuple[Registry, ...]:
         return tuple(self._by_name.values())
@@ -117,7 +140,11 @@ class Registries:
             repository = RepositoryName.parse(name)
         except ValueError as error:
             raise NameInvalid(str(error)) from error
-        return Target(registry, repository, self._rewrite[registry.name])
+        return self.target(registry, repository)
+
+    def target(self, registry: Registry, repository: RepositoryName) -> Target:
+        """A repository of a registry that is configured."""
+        return Target(registry, repository, self._ways[registry.name])
 
     def _unknown(self, host: str) -> NameUnknown:
         known = ", ".join(self._by_name)

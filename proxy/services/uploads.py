@@ -1,8 +1,8 @@
-"""Pushed blobs: received from the client, sent upstream in parts, kept in the cache.
+"""Pushed blobs: received from the client, kept in the cache, sent upstream at the same time.
 
-Whatever pieces a client sends, upstream gets parts that every registry takes (ECR wants each part
-but the last to be 5 MiB or more), at offsets that are counted here. What the client has sent lies
-on disk until it is committed, so a part can be sent again, to a new upload if need be.
+What the client has sent lies on disk until upstream has it, so a part can be sent again, to a new
+upload if need be. With write-back the client is told that the blob is taken when it is on disk, and
+the rest is `debts`' affair; with write-through when upstream has it.
 """
 
 from __future__ import annotations
@@ -11,50 +11,37 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from proxy.cache import BlobStore, CacheError, NoSpace, Spool
-from proxy.errors import (
-    BadGateway,
-    BlobUploadUnknown,
-    DigestInvalid,
-    RangeInvalid,
-    RegistryError,
-)
-from proxy.events import Event, Events, Kind
+from proxy.errors import BlobUploadUnknown, DigestInvalid, RangeInvalid, RegistryError
 from proxy.oci import Digest, RepositoryName
+from proxy.services.debts import Debt, Debts
 from proxy.services.existence import Existence
-from proxy.services.registries import Target
+from proxy.services.openings import Openings
+from proxy.services.received import OnDisk, Received
+from proxy.services.registries import PushMode, Target
+from proxy.services.straight import Straight
 from proxy.services.tokens import UploadTokens
-from proxy.services.window import Window
+from proxy.services.transfers import UpstreamUpload
 from proxy.upstream import Upload
 
 _log = logging.getLogger(__name__)
 
 _ALGORITHM: Final = "sha256"
-# How far a client may be ahead of upstream within one blob. Its last bytes are taken only when so
-# little is owed that the reply is not late: clients give up after 30 s (BUILDKIT.md).
-_PARTS_AHEAD: Final = 2
-_ATTEMPTS: Final = 3
 _IDLE_SECONDS: Final = 3600.0
 
 
 @dataclass(slots=True)
 class _Session:
-    """One upload of a client.
-
-    Invariant: `sent` bytes of the first `received` are in `upload`; `upload` is None when nothing
-    of it is upstream (`sent` is 0 then). `lock` is held by whoever changes any of it.
-    """
+    """One upload of a client. `lock` is held by whoever changes any of it."""
 
     name: str
     target: Target
-    received: Spool | Window
-    upload: Upload | None
-    sent: int = 0
+    received: OnDisk | Straight
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     last_used: float = field(default_factory=time.monotonic)
 
@@ -63,36 +50,55 @@ class Uploads:
     """Begins, continues, commits and cancels the uploads of clients."""
 
     def __init__(
-        self, store: BlobStore, tokens: UploadTokens, existence: Existence, events: Events
+        self,
+        store: BlobStore,
+        tokens: UploadTokens,
+        openings: Openings,
+        debts: Debts,
+        existence: Existence,
     ) -> None:
         self._store = store
         self._tokens = tokens
+        self._openings = openings
+        self._debts = debts
         self._existence = existence
-        self._events = events
         self._sessions: dict[str, _Session] = {}
 
     async def close(self) -> None:
         """Forget what is open; what lies on disk is found again by its location's token."""
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
-            if isinstance(session.received, Spool):
-                await session.received.close()
+            if isinstance(session.received, OnDisk):
+                await session.received.transfer.cancel(upstream=False)
+                await session.received.spool.close()
 
     async def start(self, target: Target) -> str:
-        """Begin an upload and give the token that its location carries; raises upstream's words."""
-        upload = await target.registry.start_upload(target.repository)
-        if upload is None:
-            raise BadGateway("upstream answered a plain upload as if it were a mount")
+        """Begin an upload and give the token that its location carries; raises upstream's words.
+
+        Upstream is not asked where it has lately taken a push: it hears of the blob soon enough.
+        """
+        upload = None
+        if not self._openings.were_taken(target):
+            upload = await self._openings.open(target, patient=True)
         return await self._register(target, upload)
 
     async def mount(
         self, target: Target, digest: Digest, source: RepositoryName | None
     ) -> str | None:
-        """Mount a blob from another repository; the token of an upload where it cannot be."""
-        upload = await target.registry.start_upload(target.repository, mount=digest, source=source)
+        """Mount a blob from another repository; the token of an upload where it cannot be.
+
+        Where upstream does not mount, a blob that is on disk is sent from there, if whoever asks
+        may read it under `source`.
+        """
+        upload = await self._openings.mount(target, digest, source)
         if upload is None:
-            self._existence.add(target, digest)
+            self._existence.add(target, digest, None)
             return None
+        if source is not None and await self._may_read(replace(target, repository=source), digest):
+            debt = self._debts.owe_stored(target, digest, upload)
+            if debt is not None:
+                await self._keep_promise(debt)
+                return None
         return await self._register(target, upload)
 
     async def append(
@@ -101,7 +107,7 @@ class Uploads:
         """Take more of a blob, beginning at `offset` if the client says where it stands.
 
         Gives the bytes received in all. Raises `RangeInvalid` for another offset than that, and
-        upstream's words for a part that it refuses.
+        upstream's words for what it refuses.
         """
         async with self._use(target, token) as session:
             self._check_offset(session, offset)
@@ -117,31 +123,26 @@ class Uploads:
         *,
         offset: int | None,
     ) -> None:
-        """Take what is left, and commit the blob upstream and to the cache.
+        """Take what is left, and commit the blob: to the cache, and to upstream now or soon.
 
         Raises `DigestInvalid` when the bytes hash to something else, and upstream's words.
         """
         async with self._use(target, token) as session:
             self._check_offset(session, offset)
             await self._receive(session, body)
+            if isinstance(session.received, Straight):
+                await self._finish_straight(session, session.received, digest)
+                return
             try:
-                await self._verify(session, digest)
+                await self._verify(session.target, session.received.spool, digest)
             except DigestInvalid:
                 await self._drop(session)
                 raise
-            await self._commit(session, digest)
-            size = session.received.size
-            if isinstance(session.received, Spool):
-                try:
-                    await session.received.publish(digest)
-                except CacheError as error:
-                    # Upstream has it, which is what the client wants to hear.
-                    _log.warning("%s was pushed, and is not stored here: %s", digest, error)
-                    await session.received.discard()
+            if session.target.push_mode is PushMode.WRITE_BACK:
+                await self._owe(session, session.received, digest)
+            else:
+                await self._write_through(session, session.received, digest)
             self._sessions.pop(session.name, None)
-        self._existence.add(target, digest, size)
-        registry, repository = target.key
-        self._events.emit(Event(Kind.PUSHED_BLOB, registry, repository, digest, size))
 
     async def status(self, target: Target, token: str) -> int:
         """The bytes received so far; raises `BlobUploadUnknown`."""
@@ -161,15 +162,22 @@ class Uploads:
 
     # Sessions
 
-    async def _register(self, target: Target, upload: Upload) -> str:
+    async def _register(self, target: Target, upload: Upload | None) -> str:
         name = secrets.token_hex(16)
-        received: Spool | Window
+        received: OnDisk | Straight
         try:
-            received = await self._store.create_spool(name, _ALGORITHM)
+            received = self._on_disk(
+                target, await self._store.create_spool(name, _ALGORITHM), upload
+            )
         except NoSpace:
-            received = Window()
-        self._sessions[name] = _Session(name, target, received, upload)
+            received = Straight(UpstreamUpload(target, self._openings, upload))
+        self._sessions[name] = _Session(name, target, received)
         return self._tokens.issue(name, target)
+
+    def _on_disk(self, target: Target, spool: Spool, upload: Upload | None) -> OnDisk:
+        content = Received(self._store, spool)
+        transfer = self._debts.transfer(UpstreamUpload(target, self._openings, upload, content))
+        return OnDisk(spool, content, transfer)
 
     @asynccontextmanager
     async def _use(self, target: Target, token: str) -> AsyncIterator[_Session]:
@@ -177,10 +185,21 @@ class Uploads:
         async with session.lock:
             if self._sessions.get(session.name) is not session:
                 raise _unknown(target)  # finished or cancelled while this request waited
+            if isinstance(session.received, OnDisk):
+                session.received.transfer.resume()
             try:
                 yield session
+            except RegistryError:
+                if isinstance(session.received, OnDisk) and session.received.transfer.failure:
+                    # It was refused for good; what there is of it is of no use.
+                    await self._drop(session)
+                raise
             finally:
                 session.last_used = time.monotonic()  # a body may have taken longer than an hour
+                if self._sessions.get(session.name) is session and isinstance(
+                    session.received, OnDisk
+                ):
+                    session.received.transfer.pause()
 
     async def _find(self, target: Target, token: str) -> _Session:
         name = self._tokens.read(token, target)
@@ -200,21 +219,22 @@ class Uploads:
         if session is not None:
             await spool.close()
             return session
-        session = self._sessions[name] = _Session(name, target, spool, upload=None)
+        received = self._on_disk(target, spool, None)
+        received.transfer.owe(spool.size)
+        received.transfer.grow(spool.size)
+        session = self._sessions[name] = _Session(name, target, received)
         return session
 
     async def _drop(self, session: _Session) -> None:
         # In this order: while the bytes are on disk, whoever misses the session would restore it.
-        if isinstance(session.received, Spool):
-            await session.received.discard()
+        received = session.received
+        if isinstance(received, OnDisk):
+            await received.spool.discard()
         self._sessions.pop(session.name, None)
-        if session.upload is not None:
-            try:
-                await session.target.registry.cancel_upload(session.upload)
-            except RegistryError as error:
-                # Whether ECR lets an upload be cancelled is unknown (ECR.md, last section); it
-                # forgets it by itself.
-                _log.debug("upstream did not cancel an upload: %s", error.message)
+        if isinstance(received, OnDisk):
+            await received.transfer.cancel()
+        else:
+            await received.cancel()
 
     def _check_offset(self, session: _Session, offset: int | None) -> None:
         size = session.received.size
@@ -228,147 +248,124 @@ class Uploads:
     # Receiving
 
     async def _receive(self, session: _Session, body: AsyncIterator[bytes]) -> None:
-        """Take a body and send full parts upstream meanwhile, never running far ahead of it."""
-        part = _part_size(session)
-        sender: asyncio.Task[None] | None = None
+        """Take a body in; it goes upstream meanwhile, and never runs far ahead of that."""
+        async for chunk in body:
+            if isinstance(session.received, OnDisk) and await self._spool(session.received, chunk):
+                continue
+            if isinstance(session.received, OnDisk):
+                session.received = await self._leave_disk(session.received)
+            try:
+                await session.received.append(chunk)
+            except RegistryError:
+                # What of it is upstream is not known any more, nor is it here: the client has to
+                # begin anew, and hears so from now on.
+                self._sessions.pop(session.name, None)
+                raise
+
+    async def _spool(self, received: OnDisk, chunk: bytes) -> bool:
+        """Whether there was room for it."""
+        await received.transfer.admit(len(chunk))
         try:
-            async for chunk in body:
-                try:
-                    await session.received.append(chunk)
-                except NoSpace:
-                    if sender is not None:
-                        waiting, sender = sender, None
-                        await waiting
-                    await self._leave_disk(session, part)
-                    await session.received.append(chunk)
-                owed = session.received.size - session.sent
-                ahead = 1 if isinstance(session.received, Window) else _PARTS_AHEAD
-                if sender is not None and (sender.done() or owed >= part * ahead):
-                    await sender
-                    sender = None
-                    owed = session.received.size - session.sent
-                if sender is None and owed >= part:
-                    end = session.sent + owed // part * part
-                    sender = asyncio.create_task(self._send_part(session, end))
-                    if ahead == 1:
-                        await sender
-                        sender = None
-            if sender is not None:
-                waiting, sender = sender, None
-                await waiting
-        finally:
-            if sender is not None:
-                # The client is gone: the part that is on its way is let through, so that the
-                # session knows where upstream stands when the client comes back.
-                await asyncio.gather(sender, return_exceptions=True)
+            await received.spool.append(chunk)
+        except BaseException as error:
+            received.transfer.owe(-len(chunk))
+            if isinstance(error, NoSpace):
+                return False
+            raise
+        received.transfer.grow(received.spool.size)
+        return True
 
-    async def _leave_disk(self, session: _Session, part: int) -> None:
+    async def _leave_disk(self, received: OnDisk) -> Straight:
         """The budget is spent: what upstream has not got goes on through memory, unstored."""
-        spool = session.received
-        if not isinstance(spool, Spool):
+        upload = await received.transfer.halt()
+        straight = Straight(upload)
+        # All of it may be owed, after a restart or a failure.
+        async for piece in received.spool.read(upload.sent, received.spool.size):
+            await straight.append(piece)
+        await received.spool.discard()
+        return straight
+
+    async def _verify(self, target: Target, spool: Spool, digest: Digest) -> None:
+        """A wrong digest is found here where the bytes can be read, else by upstream."""
+        try:
+            actual = await spool.digest(digest.algorithm)
+        except CacheError:
+            return  # the disk refuses a read: if it refuses the next one, sending says so
+        if actual != digest:
+            raise DigestInvalid(
+                f"the blob pushed to {target.repository} as {digest} hashes to {actual}"
+            )
+
+    # Committing
+
+    async def _finish_straight(self, session: _Session, straight: Straight, digest: Digest) -> None:
+        try:
+            await straight.commit(digest)
+        finally:
+            self._sessions.pop(session.name, None)
+        self._debts.paid(session.target, digest, straight.size)
+
+    async def _write_through(self, session: _Session, received: OnDisk, digest: Digest) -> None:
+        received.transfer.finish(digest, received.size)
+        await received.transfer.settled()
+        await self._publish(received, digest)
+        self._debts.paid(session.target, digest, received.size)
+
+    async def _owe(self, session: _Session, received: OnDisk, digest: Digest) -> None:
+        """Let the client go on as soon as the blob is on disk for good."""
+        known = self._debts.find(session.target, digest)
+        if known is not None:  # somebody else has just pushed it
+            await received.transfer.cancel()
+            await self._publish(received, digest)
+            await self._keep_promise(known)
             return
-        # All of it may be owed, after a restart or a failure: memory takes less than a part.
-        if spool.size - session.sent >= part:
-            await self._send_part(session, spool.size - (spool.size - session.sent) % part)
-        window = Window(start=session.sent)
-        async for piece in spool.read(session.sent, spool.size):
-            await window.append(piece)
-        session.received = window
-        await spool.discard()
+        await received.transfer.promise()
+        self._sessions.pop(session.name, None)  # the blob is the debt's affair now
+        debt = self._debts.begin(session.target, digest, received.size, received.transfer)
+        # From here on it is sent, while the disk is still at work.
+        received.transfer.finish(digest, received.size)
+        await self._publish(received, digest, keep=True)
+        try:
+            await self._keep_promise(debt)
+        finally:
+            await received.spool.discard()
 
-    async def _verify(self, session: _Session, digest: Digest) -> None:
-        """A wrong digest is found here where the bytes are on disk, else by upstream."""
-        if isinstance(session.received, Spool):
+    async def _publish(self, received: OnDisk, digest: Digest, *, keep: bool = False) -> None:
+        """Make a blob of what was received; where the disk refuses, that is so be it.
+
+        `keep`: leave it where it is then.
+        """
+        received.content.digest = digest
+        try:
+            await received.spool.publish(digest)
+        except CacheError as error:
+            _log.warning("%s was pushed, and is not stored here: %s", digest, error)
+            if not keep:
+                await received.spool.discard()
+
+    async def _keep_promise(self, debt: Debt) -> None:
+        """Make sure of a blob before a client hears that it is taken: by a note, or by paying."""
+        if debt.target.push_mode is PushMode.WRITE_BACK and self._store.contains(debt.digest):
             try:
-                actual = await session.received.digest(digest.algorithm)
-            except CacheError:
-                return  # the disk refuses a read: if it refuses the next one, sending says so
-            if actual != digest:
-                raise DigestInvalid(
-                    f"the blob pushed to {session.target.repository} as {digest} hashes to {actual}"
-                )
-
-    # Sending
-
-    async def _persist(self, session: _Session, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Try again from the start, in a new upload, what failed for no reason of the client's."""
-        for left in reversed(range(_ATTEMPTS)):
-            try:
-                await attempt()
-            except RegistryError as error:
-                # What upstream has of this upload is not known any more.
-                session.upload, session.sent = None, 0
-                if isinstance(session.received, Window):
-                    # Nor is it here: the client has to begin anew, and hears so from now on.
-                    self._sessions.pop(session.name, None)
-                    raise
-                if left == 0 or not _passing(error):
-                    raise
-                registry, repository = session.target.key
-                detail = f"upload begun anew: {error.message}"
-                self._events.emit(Event(Kind.TROUBLE, registry, repository, detail=detail))
+                await self._debts.write_down(debt)
+            except CacheError as error:
+                _log.warning("what is owed cannot be written down, so it is paid: %s", error)
             else:
                 return
+        try:
+            await debt.transfer.settled()
+        except RegistryError:
+            await self._debts.drop(debt)
+            raise
 
-    async def _send_part(self, session: _Session, end: int) -> None:
-        await self._persist(session, lambda: self._try_part(session, end))
-
-    async def _try_part(self, session: _Session, end: int) -> None:
-        upload = await self._opened(session)
-        start = session.sent
-        session.upload = await session.target.registry.send_chunk(
-            upload,
-            offset=start,
-            length=end - start,
-            body=lambda: session.received.read(start, end),
-        )
-        session.sent = end
-        if isinstance(session.received, Window):
-            session.received.release(end)
-
-    async def _commit(self, session: _Session, digest: Digest) -> None:
-        await self._persist(session, lambda: self._try_commit(session, digest))
-
-    async def _try_commit(self, session: _Session, digest: Digest) -> None:
-        part, size = _part_size(session), session.received.size
-        if size - session.sent > part:
-            # After a new start: everything but the last part goes ahead of the commit.
-            await self._try_part(session, session.sent + (size - session.sent - 1) // part * part)
-        upload = await self._opened(session)
-        start = session.sent
-        await session.target.registry.finish_upload(
-            upload,
-            digest,
-            offset=start,
-            length=size - start,
-            body=(lambda: session.received.read(start, size)) if size > start else None,
-        )
-
-    async def _opened(self, session: _Session) -> Upload:
-        if session.upload is None:
-            session.upload = await session.target.registry.start_upload(session.target.repository)
-            session.sent = 0
-        if session.upload is None:
-            raise BadGateway("upstream answered a plain upload as if it were a mount")
-        return session.upload
-
-
-def _part_size(session: _Session) -> int:
-    wanted = session.upload.min_part if session.upload is not None else 0
-    return max(session.target.registry.part_size, wanted)
-
-
-def _passing(error: RegistryError) -> bool:
-    """Whether a new upload may succeed where this one failed.
-
-    Besides upstream's trouble: an upload that it has lost, and an offset that it does not share
-    (a stream that was dropped cannot be continued within the same upload, ECR.md §4).
-    """
-    return (
-        error.wire_status >= 500
-        or error.wire_status in (416, 429)
-        or error.wire_code == "BLOB_UPLOAD_UNKNOWN"
-    )
+    async def _may_read(self, source: Target, digest: Digest) -> bool:
+        if not self._store.contains(digest):
+            return False
+        try:
+            await self._existence.ask(source, digest)
+        except RegistryError:
+            return False  # then it is for the client to show that it has the blob
+        return True
 
 
 def _unknown(target: Target) -> BlobUploadUnknown:

@@ -15,7 +15,7 @@ import pytest
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import Digest
-from proxy.services import uploads
+from proxy.services import straight
 from proxy.services.window import Window
 from proxy.standin import Fault, StandIn
 from tests.running import Answer, RunningProxy, running, settings_for, straight_to
@@ -38,7 +38,8 @@ async def _commit(proxy: RunningProxy, location: str, content: bytes) -> Answer:
     return await proxy.client.ask("PUT", f"{location}?digest={Digest.of(content)}")
 
 
-async def _stored(standin: StandIn, content: bytes) -> bool:
+async def _stored(proxy: RunningProxy, standin: StandIn, content: bytes) -> bool:
+    await proxy.until_upstream(Digest.of(content))
     async with straight_to(standin) as client:
         answer = await client.ask("HEAD", f"/v2/app/blobs/{Digest.of(content)}")
     return answer.status == 200
@@ -69,7 +70,7 @@ async def test_small_chunks_become_parts_that_ecr_takes(
         assert answer.headers["Range"] == f"0-{min(start + MIB, len(content)) - 1}"
         location = answer.headers["Location"]
     assert (await _commit(proxy, location, content)).status == 201
-    assert await _stored(standin, content)
+    assert await _stored(proxy, standin, content)
 
 
 async def test_one_stream_of_unknown_length_is_taken(proxy: RunningProxy, standin: StandIn) -> None:
@@ -83,7 +84,7 @@ async def test_one_stream_of_unknown_length_is_taken(proxy: RunningProxy, standi
     answer = await proxy.client.ask("PATCH", location, body=stream())
     assert (answer.status, answer.headers["Range"]) == (202, f"0-{len(content) - 1}")
     assert (await _commit(proxy, answer.headers["Location"], content)).status == 201
-    assert await _stored(standin, content)
+    assert await _stored(proxy, standin, content)
 
 
 async def test_a_single_post_with_a_digest_is_a_whole_upload(
@@ -94,7 +95,7 @@ async def test_a_single_post_with_a_digest_is_a_whole_upload(
         "POST", f"/v2/app/blobs/uploads/?digest={Digest.of(content)}", body=content
     )
     assert (answer.status, answer.digest) == (201, Digest.of(content))
-    assert await _stored(standin, content)
+    assert await _stored(proxy, standin, content)
 
 
 async def test_a_chunk_that_does_not_follow_is_a_416_and_the_upload_goes_on(
@@ -179,7 +180,7 @@ async def test_an_upload_goes_on_after_a_restart(proxy: RunningProxy, standin: S
     assert status.headers["Range"] == f"0-{10 * MIB + 2}"
     await _patch(proxy, location, content[10 * MIB + 3 :], 10 * MIB + 3)
     assert (await _commit(proxy, location, content)).status == 201
-    assert await _stored(standin, content)
+    assert await _stored(proxy, standin, content)
 
 
 async def test_a_client_that_breaks_off_can_go_on_where_it_stood(proxy: RunningProxy) -> None:
@@ -214,7 +215,7 @@ async def test_an_upload_that_upstream_fails_is_begun_anew_from_disk(
     location = await _begin(proxy)
     answer = await proxy.client.ask("PUT", f"{location}?digest={Digest.of(content)}", body=content)
     assert answer.status == 201
-    assert await _stored(standin, content)
+    assert await _stored(proxy, standin, content)
     # What is throttled was not done, and is simply sent again.
     assert (Kind.TROUBLE in proxy.kinds()) == (status != 429)
 
@@ -230,7 +231,7 @@ async def test_an_upload_without_room_on_disk_goes_through(
             answer = await _patch(proxy, location, content[start : start + 3 * MIB], start)
             assert answer.status == 202
         assert (await _commit(proxy, location, content)).status == 201
-    assert await _stored(standin, content)
+    assert await _stored(proxy, standin, content)
 
 
 async def test_an_upload_that_fails_without_room_on_disk_is_begun_anew_by_its_client(
@@ -248,7 +249,7 @@ async def test_an_upload_that_fails_without_room_on_disk_is_begun_anew_by_its_cl
         gone = await proxy.client.ask("GET", location)
         assert (gone.status, b"BLOB_UPLOAD_UNKNOWN" in gone.body) == (404, True)
         await proxy.client.push_blob("app", content)
-    assert await _stored(standin, content)
+    assert await _stored(proxy, standin, content)
 
 
 async def test_memory_takes_no_more_than_a_part_where_the_disk_is_full(
@@ -262,18 +263,17 @@ async def test_memory_takes_no_more_than_a_part_where_the_disk_is_full(
             await super().append(chunk)
             held.append(len(self._bytes))
 
-    monkeypatch.setattr(uploads, "Window", Watched)
+    monkeypatch.setattr(straight, "Window", Watched)
     content = os.urandom(26 * MIB)
     settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), cache_size=24 * MIB)
     async with running(settings) as proxy:
         location = await _begin(proxy)
-        standin.faults.add(Fault(server="registry", method="PATCH", status=400))
         await _patch(proxy, location, content[: 19 * MIB], 0)
         await proxy.restart()
         stands = int((await proxy.client.ask("GET", location)).headers["Range"][2:]) + 1
         assert (await _patch(proxy, location, content[stands:], stands)).status == 202
         assert (await _commit(proxy, location, content)).status == 201
-    assert await _stored(standin, content)
+    assert await _stored(proxy, standin, content)
     assert 0 < max(held) < 11 * MIB
 
 
@@ -284,8 +284,11 @@ async def test_a_mount_from_what_can_be_no_repository_becomes_an_upload(
     assert (await proxy.client.ask("POST", f"/v2/app/blobs/uploads/{mount}")).status == 202
 
 
-async def test_a_mount_that_ecr_declines_becomes_an_upload(proxy: RunningProxy) -> None:
-    digest = await proxy.client.push_blob("other", b"mountable")
+async def test_a_mount_that_ecr_declines_and_the_disk_cannot_make_becomes_an_upload(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    async with straight_to(standin) as client:
+        digest = await client.push_blob("other", b"mountable")
     answer = await proxy.client.ask("POST", f"/v2/app/blobs/uploads/?mount={digest}&from=other")
     assert answer.status == 202
     done = await proxy.client.ask(

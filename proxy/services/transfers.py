@@ -1,0 +1,341 @@
+"""One blob's way upstream: in parts that every registry takes, and anew as often as it breaks off.
+
+Whatever pieces a client sends, upstream gets parts that every registry takes (ECR wants each part
+but the last to be 5 MiB or more), at offsets that are counted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Final, Protocol
+
+from proxy.cache import CacheError
+from proxy.errors import Internal, RegistryError
+from proxy.events import Event, Events, Kind
+from proxy.oci import Digest
+from proxy.services.openings import Openings
+from proxy.services.registries import Target
+from proxy.services.uplink import Trouble, Uplink
+from proxy.upstream import Upload
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE: Final = 30.0
+# What a registry says of bytes that were right when they left here, and may be on the way anew.
+_MANGLED: Final = frozenset({"BLOB_UPLOAD_INVALID", "DIGEST_INVALID"})
+
+
+class Content(Protocol):
+    """Bytes that are here, and can be read as often as need be."""
+
+    def read(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` to `end` (exclusive); raises `CacheError`."""
+        ...
+
+
+class ContentLost(RegistryError):
+    """What was to be sent can be read here no more: only a client that has it can bring it back."""
+
+    code = "MANIFEST_BLOB_UNKNOWN"
+    status = 404
+
+
+class UpstreamUpload:
+    """One upload upstream and how far it is. Invariant: `sent` bytes are in `upload`, 0 if None."""
+
+    def __init__(
+        self,
+        target: Target,
+        openings: Openings,
+        upload: Upload | None = None,
+        content: Content | None = None,
+    ) -> None:
+        self.target = target
+        self.content = content
+        self.upload = upload
+        self.sent = 0
+        self._openings = openings
+
+    @property
+    def min_part(self) -> int:
+        return self.upload.min_part if self.upload is not None else 0
+
+    async def open(self) -> Upload:
+        """The upload, begun if there is none."""
+        if self.upload is None:
+            self.upload = await self._openings.open(self.target, patient=False)
+            self.sent = 0
+        return self.upload
+
+    async def send(self, end: int) -> None:
+        """Send the bytes up to `end` as one part; raises upstream's refusal, or `ContentLost`."""
+        upload, start = await self.open(), self.sent
+        self.upload = await self.target.registry.send_chunk(
+            upload, offset=start, length=end - start, body=lambda: self._read(start, end)
+        )
+        self.sent = end
+
+    async def commit(self, digest: Digest, size: int) -> None:
+        """Send what is left of `size` bytes, and close the upload as that blob."""
+        upload, start = await self.open(), self.sent
+        await self.target.registry.finish_upload(
+            upload,
+            digest,
+            offset=start,
+            length=size - start,
+            body=(lambda: self._read(start, size)) if size > start else None,
+        )
+
+    def forget(self) -> None:
+        """What upstream has of it is not known any more: begin anew."""
+        self.upload, self.sent = None, 0
+
+    async def cancel(self) -> None:
+        """Tell upstream that nothing comes of it; it matters to nobody whether that works."""
+        upload, self.upload, self.sent = self.upload, None, 0
+        if upload is not None:
+            try:
+                await self.target.registry.cancel_upload(upload)
+            except RegistryError as error:
+                # Whether ECR lets an upload be cancelled is unknown (ECR.md, last section); it
+                # forgets it by itself.
+                _log.debug("upstream did not cancel an upload: %s", error.message)
+
+    async def _read(self, start: int, end: int) -> AsyncIterator[bytes]:
+        assert self.content is not None  # noqa: S101 whoever sends has said what
+        try:
+            async for piece in self.content.read(start, end):
+                yield piece
+        except CacheError as error:
+            raise ContentLost(
+                f"a blob pushed to {self.target.repository} can be read from the proxy's disk no "
+                f"more ({error}): push it again"
+            ) from error
+
+
+class Transfer:
+    """A task that sends a blob while it is still being received, and ends when upstream has it.
+
+    It is told what is there (`grow`), and that it is all (`finish`). Its failures pass, and it
+    tries again for as long as it is let; one that does not ends it, as `failure`.
+    """
+
+    def __init__(
+        self,
+        upload: UpstreamUpload,
+        uplink: Uplink,
+        events: Events,
+        *,
+        first_pause: float,
+    ) -> None:
+        self.share = uplink.join()
+        self.failure: RegistryError | None = None
+        self.is_done = False
+        self._upload = upload
+        self._uplink = uplink
+        self._events = events
+        self._first_pause = first_pause
+        self._size = 0
+        self._digest: Digest | None = None
+        self._halting = False
+        self._more = asyncio.Event()
+        self._trouble: Trouble | None = None
+        self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+        self._ended: list[Callable[[], None]] = []
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_done or self.failure is not None
+
+    def when_over(self, call: Callable[[], None]) -> None:
+        """Have something called when it is done or has failed for good; at once if it is."""
+        if self.is_over:
+            call()
+        else:
+            self._ended.append(call)
+
+    def grow(self, size: int) -> None:
+        """The first `size` bytes can be read. Raises what it has failed with."""
+        if self.failure is not None:
+            raise self.failure
+        self._size = size
+        if self._task is None and size < self._part:
+            return  # most blobs are smaller, and go as a whole
+        self._go_on()
+
+    def finish(self, digest: Digest, size: int) -> None:
+        """All of its bytes can be read, and hash to the digest."""
+        self._size, self._digest = size, digest
+        self._go_on()
+
+    async def admit(self, size: int) -> None:
+        """Wait until `size` bytes more may be taken in; raises as `settled`."""
+        if self.failure is not None:
+            raise self.failure
+        await self._uplink.admit(self.share, size)
+
+    async def promise(self) -> None:
+        """Wait until all of it, which is here, may be owed; raises as `settled`."""
+        await self._uplink.promise(self.share)
+
+    def owe(self, size: int) -> None:
+        """So many bytes are owed that nobody has asked for admission of."""
+        self._uplink.owe(self.share, size)
+
+    def pause(self) -> None:
+        """No client goes on with it for now."""
+        self._uplink.pause(self.share)
+
+    def resume(self) -> None:
+        self._uplink.resume(self.share)
+
+    def hurry(self) -> None:
+        """A client waits for its end."""
+        self._uplink.hurry(self.share)
+
+    async def over(self) -> None:
+        """Wait until it is done or has failed for good, however long that takes."""
+        await self._uplink.until(lambda: self.is_over, lambda: None)
+
+    async def settled(self) -> None:
+        """Wait until upstream has it; raises what it failed with, or trouble that does not pass."""
+        self.hurry()
+        await self._uplink.until(lambda: self.is_over, lambda: self._trouble)
+        if self.failure is not None:
+            raise self.failure
+
+    async def halt(self) -> UpstreamUpload:
+        """End the task between two parts, for somebody else to go on with what is upstream.
+
+        Raises what it failed with, or trouble that does not pass.
+        """
+        self._halting = True
+        self._more.set()
+        if self._task is not None:
+            await self._uplink.until(
+                lambda: self._task is None or self._task.done(), lambda: self._trouble
+            )
+        if self.failure is not None:
+            raise self.failure
+        self._uplink.leave(self.share)
+        return self._upload
+
+    async def cancel(self, *, upstream: bool = True) -> None:
+        """Send no more of it; `upstream`: tell the registry so."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._uplink.leave(self.share)
+        if upstream:
+            await self._upload.cancel()
+
+    # The task
+
+    @property
+    def _part(self) -> int:
+        return max(self._uplink.part_size(self._upload.sent), self._upload.min_part)
+
+    def _go_on(self) -> None:
+        self._more.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                try:
+                    await self._advance()
+                except RegistryError as error:
+                    if not await self._shall_try_again(error):
+                        self._end(failure=error)
+                        return
+                else:
+                    break
+        except Exception as error:  # noqa: BLE001 whoever waits must hear of it
+            _log.exception("a blob could not be sent")
+            self._end(failure=Internal(f"the proxy failed to send a blob upstream: {error}"))
+            return
+        self._uplink.changed()
+        if not self._halting:
+            self._end(failure=None)
+
+    async def _advance(self) -> None:
+        while not self._halting:
+            part, left = self._part, self._size - self._upload.sent
+            if self._digest is not None and (left <= part or self._fits_in_one(part)):
+                await self._commit(self._digest)
+                return
+            if left >= part:
+                await self._send(self._upload.sent + part)
+            else:
+                self._more.clear()
+                await self._more.wait()
+
+    def _fits_in_one(self, part: int) -> bool:
+        # A round trip less for what is hardly more than a part.
+        return self._upload.sent == 0 and self._size <= 2 * part
+
+    async def _send(self, end: int) -> None:
+        await self._upload.open()
+        size = end - self._upload.sent
+        async with self._uplink.turn(self.share, size):
+            await self._upload.send(end)
+        self._confirmed(size)
+
+    async def _commit(self, digest: Digest) -> None:
+        await self._upload.open()
+        size = self._size - self._upload.sent
+        async with self._uplink.turn(self.share, size):
+            await self._upload.commit(digest, self._size)
+        self._confirmed(size)
+
+    def _confirmed(self, size: int) -> None:
+        self._uplink.owe(self.share, -size)
+        self._uplink.worked()
+        self._trouble = None
+        self._failures = 0
+
+    async def _shall_try_again(self, error: RegistryError) -> bool:
+        """Whether another upload may do better, after a pause."""
+        self._uplink.owe(self.share, self._upload.sent)  # it is owed again
+        self._upload.forget()
+        if not is_passing(error) and not (error.wire_code in _MANGLED and self._failures == 0):
+            return False
+        trouble = self._uplink.failed(error)
+        self._trouble = self._trouble or trouble
+        self._trouble = Trouble(error, self._trouble.since)
+        registry, repository = self._upload.target.key
+        detail = f"upload begun anew: {error.message}"
+        self._events.emit(Event(Kind.TROUBLE, registry, repository, detail=detail))
+        pause = min(self._first_pause * 2**self._failures, _LONGEST_PAUSE)
+        self._failures = min(self._failures + 1, 16)
+        # Jitter, so that many that were throttled together do not come back together.
+        pause *= random.uniform(0.5, 1.0)  # noqa: S311 no secret
+        await asyncio.sleep(max(pause, min(error.retry_after or 0.0, _LONGEST_PAUSE)))
+        return True
+
+    def _end(self, *, failure: RegistryError | None) -> None:
+        self.failure = failure
+        self.is_done = failure is None
+        self._uplink.leave(self.share)
+        ended, self._ended = self._ended, []
+        for call in ended:
+            call()
+        self._uplink.changed()
+
+
+def is_passing(error: RegistryError) -> bool:
+    """Whether a new upload may succeed where this one failed.
+
+    Besides upstream's trouble: an upload that it has lost, and an offset that it does not share
+    (a stream that was dropped cannot be continued within the same upload, ECR.md §4).
+    """
+    return (
+        error.wire_status >= 500
+        or error.wire_status in (408, 416, 429)
+        or error.wire_code == "BLOB_UPLOAD_UNKNOWN"
+    )

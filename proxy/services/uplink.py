@@ -1,0 +1,241 @@
+"""How far clients may run ahead of a registry, and whose turn it is to send to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.cache.disk import Signal
+from proxy.errors import RegistryError
+from proxy.services.pace import Pace
+
+MIB: Final = 1024 * 1024
+# What is owed to a registry is sent in so many seconds at the rate that was measured: with what
+# else a reply waits for, it stays below the 30 s that some clients give it (BUILDKIT.md).
+_SECONDS_AHEAD: Final = 15.0
+_MOST_AHEAD: Final = 256 * MIB
+# Until a rate was measured: 13 s of a line of 10 Mbit/s.
+_AHEAD_AT_FIRST: Final = 16 * MIB
+# Small blobs take a round trip or two each, whatever their size.
+_MOST_BLOBS: Final = 128
+# ECR's least for all parts but the last (ECR.md §4), and what a part may grow to.
+_LEAST_PART: Final = 5 * MIB
+_LARGEST_PART: Final = 32 * MIB
+# Many connections at once have caused socket failures (ECR.md §7).
+_AT_ONCE: Final = 8
+# A push waits so long, in seconds, for trouble upstream to pass: old clients do not ask again.
+PUSH_PATIENCE: Final = 20.0
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """What one blob has of an uplink: `owed` bytes that upstream has not confirmed.
+
+    `promised`: a client was told that the blob is taken. `urgent`: a manifest waits for it.
+    """
+
+    number: int
+    owed: int = 0
+    promised: bool = False
+    urgent: bool = False
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What the last sending failed with, and since when none has worked, by the uplink's clock."""
+
+    error: RegistryError
+    since: float
+
+
+class Uplink:
+    """One registry, as those see it who send to it. `clock` never goes back (seconds).
+
+    Invariants: `owed` and `blobs` are sums over the shares that are counted; `trouble` is set
+    while the last sending has failed for a reason that may pass.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] | None = None, patience: float = PUSH_PATIENCE
+    ) -> None:
+        self.owed = 0
+        self.blobs = 0
+        self.trouble: Trouble | None = None
+        self._clock = clock or asyncio.get_running_loop().time
+        self._patience = patience
+        self._pace = Pace(self._clock)
+        self._news = Signal()
+        self._count = 0
+        self._taking: dict[Share, None] = {}  # those that wait to be let in, in their order
+        self._sending = 0
+        self._queue: dict[Share, asyncio.Future[None]] = {}
+
+    @property
+    def limit(self) -> int:
+        """How many bytes may be owed."""
+        rate = self._pace.rate
+        if rate is None:
+            return _AHEAD_AT_FIRST
+        return int(min(max(rate * _SECONDS_AHEAD, _LEAST_PART), _MOST_AHEAD))
+
+    def part_size(self, sent: int) -> int:
+        """How many bytes to send next of a blob of which `sent` are there.
+
+        So few that a slow line confirms one in a few seconds; and more and more of a blob of many
+        gigabytes, as ECR takes only 4,200 parts.
+        """
+        return max(min(max(self.limit // 8, _LEAST_PART), _LARGEST_PART), sent // 1000)
+
+    # Shares
+
+    def join(self) -> Share:
+        self._count += 1
+        return Share(self._count)
+
+    def leave(self, share: Share) -> None:
+        """Nothing is owed of it any more, or nobody will pay."""
+        self.pause(share)
+        share.owed = 0
+
+    def pause(self, share: Share) -> None:
+        """Nobody goes on with it for now: it keeps nobody else waiting."""
+        if share.counted:
+            share.counted = False
+            self.owed -= share.owed
+            self.blobs -= share.promised
+            self._news.wake()
+
+    def resume(self, share: Share) -> None:
+        if not share.counted:
+            share.counted = True
+            self.owed += share.owed
+            self.blobs += share.promised
+
+    def owe(self, share: Share, size: int) -> None:
+        """So many bytes more are owed; less than 0: were confirmed."""
+        share.owed += size
+        if share.counted:
+            self.owed += size
+        if size < 0:
+            self._news.wake()
+
+    async def admit(self, share: Share, size: int) -> None:
+        """Wait until `size` bytes more of a blob may be taken in, and count them.
+
+        Raises upstream's trouble when that does not pass.
+        """
+
+        def fits() -> bool:
+            if self.owed + size <= self.limit:
+                return True
+            # A part is sent when it is full. So that all that may be owed is not taken up by parts
+            # that are not, the first who waits gets the rest of its own.
+            first = next(iter(self._taking), None)
+            return share is first and share.owed < self.part_size(0)
+
+        if not fits() or self._taking:
+            self._taking[share] = None
+            try:
+                await self.until(fits)
+            finally:
+                del self._taking[share]
+                self._news.wake()  # there is another first one
+        self.owe(share, size)
+
+    async def promise(self, share: Share) -> None:
+        """Wait until one blob more may be owed, all of whose bytes are here; raises as `admit`."""
+        await self.until(lambda: self.blobs < _MOST_BLOBS and self.owed <= self.limit)
+        share.promised = True
+        self.blobs += share.counted
+
+    async def until(
+        self, condition: Callable[[], bool], trouble: Callable[[], Trouble | None] | None = None
+    ) -> None:
+        """Wait for what sending brings about; raises the trouble that keeps it away too long.
+
+        The uplink's own trouble, unless there is one that is more to the point.
+        """
+        began = self._clock()
+        while not condition():
+            found = self.trouble if trouble is None else trouble()
+            left = None
+            if found is not None:
+                left = max(began, found.since) + self._patience - self._clock()
+                if left <= 0:
+                    raise found.error
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._news.wait()
+
+    # Sending
+
+    def hurry(self, share: Share) -> None:
+        """A client waits for this one: it goes before all that nobody waits for."""
+        share.urgent = True
+
+    @asynccontextmanager
+    async def turn(self, share: Share, size: int) -> AsyncIterator[None]:
+        """Send `size` bytes of a blob meanwhile. Whatever is raised in it: they were not taken."""
+        while self._sending >= _AT_ONCE:
+            waiter = asyncio.get_running_loop().create_future()
+            self._queue[share] = waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._call_next()  # it was called, and does not come
+                raise
+            finally:
+                self._queue.pop(share, None)
+        self._sending += 1
+        self._pace.begin(size)
+        confirmed = False
+        try:
+            yield
+            confirmed = True
+        finally:
+            self._sending -= 1
+            self._pace.end(size, confirmed=confirmed)
+            self._call_next()
+
+    def _call_next(self) -> None:
+        waiting = [share for share, waiter in self._queue.items() if not waiter.done()]
+        if waiting and self._sending < _AT_ONCE:
+            first = min(waiting, key=lambda share: (not share.urgent, share.number))
+            self._queue[first].set_result(None)
+
+    def failed(self, error: RegistryError) -> Trouble:
+        """A sending failed for a reason that may pass; since now, or as long as all have."""
+        now = self._clock()
+        self.trouble = Trouble(error, self.trouble.since if self.trouble is not None else now)
+        self._news.wake()
+        return Trouble(error, now)
+
+    def worked(self) -> None:
+        """A sending was confirmed."""
+        self.trouble = None
+        self._news.wake()
+
+    def changed(self) -> None:
+        """Something came about that somebody may wait for with `until`."""
+        self._news.wake()
+
+
+class Uplinks:
+    """The uplink of each registry, by its name."""
+
+    def __init__(self, registries: Iterable[str], *, patience: float = PUSH_PATIENCE) -> None:
+        self._by_name = {name: Uplink(patience=patience) for name in registries}
+
+    def of(self, registry: str) -> Uplink:
+        return self._by_name[registry]
+
+    def owed_bytes(self) -> Mapping[str, float]:
+        return {name: uplink.owed for name, uplink in self._by_name.items()}
+
+    def owed_blobs(self) -> Mapping[str, float]:
+        return {name: uplink.blobs for name, uplink in self._by_name.items()}

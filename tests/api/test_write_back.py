@@ -1,0 +1,331 @@
+"""A blob's 201 means that it is on this proxy's disk, a manifest's that all of it is upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.demo import registry_of
+from proxy.events import Kind
+from proxy.oci import OCI_INDEX, OCI_MANIFEST, Digest
+from proxy.standin import Fault, StandIn, StandInSettings
+from proxy.standin.settings import Denial
+from tests.caches import OLD, Cache
+from tests.running import Answer, RunningProxy, running, settings_for, straight_to, with_registry
+
+MIB = 1024 * 1024
+CACHE = Cache.of(b"first layer", b"second layer")
+COMMIT = Fault(server="registry", method="PUT", path="/blobs/uploads/", times=None)
+
+
+async def put_cache(proxy: RunningProxy, cache: Cache = CACHE, tag: str = "cache") -> Answer:
+    return await proxy.client.push_manifest("app", tag, cache.image_manifest, OCI_MANIFEST)
+
+
+def puts_of_manifests(standin: StandIn) -> int:
+    return sum(each.method == "PUT" and "/manifests/" in each.path for each in standin.requests)
+
+
+async def holds(standin: StandIn, content: bytes, repository: str = "app") -> bool:
+    async with straight_to(standin) as client:
+        path = f"/v2/{repository}/blobs/{Digest.of(content)}"
+        return (await client.ask("HEAD", path)).status == 200
+
+
+async def test_a_blob_is_taken_before_upstream_has_it_and_its_manifest_waits(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    await CACHE.push_blobs(proxy.client, "app")
+    for blob in CACHE.blobs:
+        assert not await holds(standin, blob)
+    put = asyncio.create_task(put_cache(proxy))
+    await held.reached.wait()
+    await asyncio.wait([put], timeout=0)
+    assert not put.done()
+    assert puts_of_manifests(standin) == 0
+    held.release()
+    assert (await put).status == 201
+    for blob in CACHE.blobs:
+        assert await holds(standin, blob)
+    assert puts_of_manifests(standin) == 1
+
+
+async def test_an_index_waits_for_children_that_are_on_their_way(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    await CACHE.push_blobs(proxy.client, "app")
+    child = CACHE.image_manifest
+    digest = Digest.of(child)
+    index = (
+        b'{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%s","digest":"%s",'
+        b'"size":%d}]}' % (OCI_INDEX.encode(), OCI_MANIFEST.encode(), digest.encode(), len(child))
+    )
+    held = standin.faults.add(
+        Fault(server="registry", method="PUT", path=f"/manifests/{digest}", hold=True)
+    )
+    first = asyncio.create_task(proxy.client.push_manifest("app", digest, child, OCI_MANIFEST))
+    await held.reached.wait()
+    second = asyncio.create_task(proxy.client.push_manifest("app", "multi", index, OCI_INDEX))
+    # The index is in, and waits: a question that comes after it is answered.
+    assert (await proxy.client.ask("GET", "/v2/")).status == 200
+    assert puts_of_manifests(standin) == 1
+    held.release()
+    assert (await first).status == 201
+    assert (await second).status == 201
+
+
+async def test_what_upstream_refuses_for_good_fails_the_manifest_in_its_words(
+    tmp_path: Path,
+) -> None:
+    denial = Denial("ecr:CompleteLayerUpload")
+    settings = StandInSettings(repositories=("app",), denials=(denial,))
+    async with (
+        StandIn(settings) as standin,
+        running(settings_for(registry_of(standin), cache_dir=tmp_path)) as proxy,
+    ):
+        await CACHE.push_blobs(proxy.client, "app")
+        refused = await put_cache(proxy)
+        assert refused.status == 403
+        assert b"not authorized to perform: ecr:CompleteLayerUpload" in refused.body
+        assert puts_of_manifests(standin) == 0
+        # Nothing is owed any more, and nobody is told that it is there.
+        digest = Digest.of(CACHE.config)
+        assert (await proxy.client.ask("HEAD", f"/v2/app/blobs/{digest}")).status == 404
+
+
+async def test_a_push_that_upstream_refuses_at_once_is_refused_at_once(
+    proxy: RunningProxy,
+) -> None:
+    answer = await proxy.client.ask("POST", "/v2/nowhere/blobs/uploads/")
+    assert (answer.status, b"NAME_UNKNOWN" in answer.body) == (404, True)
+
+
+async def test_upstream_is_asked_once_whether_a_repository_takes_pushes(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    await proxy.client.push_blob("app", b"first")
+    await proxy.until_upstream(Digest.of(b"first"))
+    held = standin.faults.add(Fault(server="registry", method="POST", hold=True, times=None))
+    await proxy.client.push_blob("app", b"second")
+    held.release()
+    await proxy.until_upstream(Digest.of(b"second"))
+
+
+async def test_an_owed_blob_is_answered_from_disk_without_a_question(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    content = os.urandom(MIB)
+    digest = await proxy.client.push_blob("app", content)
+    await held.reached.wait()
+    before = len(standin.requests)
+    head = await proxy.client.ask("HEAD", f"/v2/app/blobs/{digest}")
+    assert (head.status, head.headers["Content-Length"]) == (200, str(MIB))
+    assert (await proxy.client.ask("GET", f"/v2/app/blobs/{digest}")).body == content
+    part = await proxy.client.ask(
+        "GET", f"/v2/app/blobs/{digest}", headers={"Range": "bytes=100-199"}
+    )
+    assert (part.status, part.body) == (206, content[100:200])
+    assert len(standin.requests) == before
+    # It is owed to one repository, and says nothing of another.
+    assert (await proxy.client.ask("GET", f"/v2/other/blobs/{digest}")).status == 404
+    held.release()
+
+
+async def test_a_pushed_blob_is_pulled_before_any_manifest_names_it(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    """ECR refuses such a download."""
+    digest = await proxy.client.push_blob("app", b"not in any image")
+    await proxy.until_upstream(digest)
+    async with straight_to(standin) as client:
+        assert (await client.ask("GET", f"/v2/app/blobs/{digest}")).status == 404
+    assert (await proxy.client.ask("GET", f"/v2/app/blobs/{digest}")).body == b"not in any image"
+
+
+async def test_what_is_owed_when_the_process_ends_is_owed_after_the_next_start(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), shutdown_timeout=0.0)
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    async with running(settings) as proxy:
+        await CACHE.push_blobs(proxy.client, "app")
+        await held.reached.wait()
+        await proxy.restart()
+        owed = await proxy.client.ask("HEAD", f"/v2/app/blobs/{Digest.of(CACHE.config)}")
+        assert owed.status == 200
+        standin.faults.remove(held)
+        assert (await put_cache(proxy)).status == 201
+        for blob in CACHE.blobs:
+            assert await holds(standin, blob)
+        await proxy.until_upstream(*map(Digest.of, CACHE.blobs))
+    assert not [path for path in (tmp_path / "records" / "debt").rglob("*") if path.is_file()]
+
+
+async def test_a_stop_waits_until_nothing_is_owed(standin: StandIn, tmp_path: Path) -> None:
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    async with running(settings_for(registry_of(standin), cache_dir=tmp_path)) as proxy:
+        digest = await proxy.client.push_blob("app", b"owed")
+        await held.reached.wait()
+        stop = asyncio.create_task(proxy.stop())
+        held.release()
+        await stop
+        assert Kind.PUSHED_BLOB in proxy.kinds()
+        assert await holds(standin, b"owed")
+        assert digest
+        await proxy.start()
+
+
+async def test_with_write_through_a_blob_is_upstream_when_it_is_taken(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    settings = settings_for(registry_of(standin), cache_dir=tmp_path)
+    settings = with_registry(settings, push_mode="write-through")
+    held = standin.faults.add(replace(COMMIT, hold=True, times=1))
+    async with running(settings) as proxy:
+        push = asyncio.create_task(proxy.client.push_blob("app", b"blob"))
+        await held.reached.wait()
+        assert not push.done()
+        held.release()
+        digest = await push
+        assert await holds(standin, b"blob")
+        assert (await proxy.client.ask("GET", f"/v2/app/blobs/{digest}")).body == b"blob"
+
+
+async def test_a_blob_that_finds_no_room_on_disk_is_upstream_when_it_is_taken(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), cache_size=2 * MIB)
+    async with running(settings) as proxy:
+        content = os.urandom(7 * MIB)
+        await proxy.client.push_blob("app", content)
+        assert await holds(standin, content)
+
+
+async def test_a_blob_that_two_push_at_once_is_sent_and_owed_once(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    await proxy.client.push_blob("app", b"the same")
+    await held.reached.wait()
+    await proxy.client.push_blob("app", b"the same")
+    held.release()
+    await proxy.until_upstream(Digest.of(b"the same"))
+    assert held.hits == 1
+
+
+async def test_a_mount_that_ecr_declines_is_made_from_disk(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    content = b"mountable"
+    digest = await proxy.client.push_blob("other", content)
+    await proxy.until_upstream(digest)
+    answer = await proxy.client.ask("POST", f"/v2/app/blobs/uploads/?mount={digest}&from=other")
+    assert (answer.status, answer.digest) == (201, digest)
+    await proxy.until(Kind.PUSHED_BLOB, 2)
+    assert await holds(standin, content, "app")
+
+
+async def test_nothing_is_mounted_from_where_the_blob_is_not_to_be_read(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    """Whoever knows the digest of a private blob must not get it by naming another repository."""
+    digest = await proxy.client.push_blob("other", b"private")
+    await proxy.until_upstream(digest)
+    query = f"?mount={digest}&from=team/app"
+    answer = await proxy.client.ask("POST", f"/v2/app/blobs/uploads/{query}")
+    assert answer.status == 202
+    assert not await holds(standin, b"private", "app")
+
+
+async def test_a_layer_that_upstream_lost_is_sent_again_from_disk(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    await CACHE.push_blobs(proxy.client, "app")
+    assert (await put_cache(proxy)).status == 201
+    for blob in CACHE.blobs:  # as the client's questions are answered before its next push
+        head = await proxy.client.ask("HEAD", f"/v2/app/blobs/{Digest.of(blob)}")
+        assert head.status == 200
+    repository = standin.state.repository("app")
+    del repository.blobs[Digest.of(CACHE.layers[0])]
+    again = await proxy.client.push_manifest("app", "again", CACHE.index, OCI_INDEX)
+    assert again.status == 201, again.body
+    assert await holds(standin, CACHE.layers[0])
+    assert Kind.REPAIRED in proxy.kinds()
+
+
+async def test_what_cannot_be_sent_again_is_asked_for_anew(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    await CACHE.push_blobs(proxy.client, "app")
+    assert (await put_cache(proxy)).status == 201
+    lost = Digest.of(CACHE.layers[0])
+    del standin.state.repository("app").blobs[lost]
+    await proxy.client.ask("HEAD", f"/v2/app/blobs/{lost}")  # still believed
+    blob_file = next((proxy.settings.cache_dir / "blobs").rglob(lost.hex))
+    blob_file.unlink()
+    refused = await put_cache(proxy, tag="again")
+    assert refused.status == 404, refused.body
+    assert lost.encode() in refused.body
+    assert b"write-through" in refused.body
+    assert (await proxy.client.ask("HEAD", f"/v2/app/blobs/{lost}")).status == 404
+    await CACHE.push_blobs(proxy.client, "app")
+    assert (await put_cache(proxy, tag="again")).status == 201
+
+
+async def test_a_manifest_gets_nobody_a_blob_that_the_repository_never_held(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    """What is sent again was granted here: else a digest would be enough to have any blob."""
+    await CACHE.push_blobs(proxy.client, "other")
+    await proxy.until_upstream(*map(Digest.of, CACHE.blobs))
+    refused = await put_cache(proxy)
+    assert refused.status == 404
+    for blob in CACHE.blobs:
+        assert not await holds(standin, blob, "app")
+
+
+async def test_an_immutable_tag_takes_the_same_again_and_nothing_else(tmp_path: Path) -> None:
+    settings = StandInSettings(repositories=("app",), immutable_tags=True)
+    async with (
+        StandIn(settings) as standin,
+        running(settings_for(registry_of(standin), cache_dir=tmp_path)) as proxy,
+    ):
+        await CACHE.push_blobs(proxy.client, "app")
+        for _ in range(2):
+            answer = await proxy.client.push_manifest("app", "cache", CACHE.index, OCI_INDEX)
+            assert (answer.status, answer.digest) == (201, Digest.of(CACHE.index))
+        other = Cache.of(b"something else")
+        await other.push_blobs(proxy.client, "app")
+        refused = await put_cache(proxy, other)
+        assert refused.status == 400
+        assert b"TAG_INVALID" in refused.body
+        assert b"IMMUTABLE_WITH_EXCLUSION" in refused.body
+        read = await proxy.client.ask("GET", "/v2/app/manifests/cache", headers=OLD)
+        assert read.body == CACHE.index
+
+
+async def test_a_missing_repository_is_told_with_its_remedy(proxy: RunningProxy) -> None:
+    answer = await proxy.client.ask("POST", "/v2/nowhere/blobs/uploads/")
+    assert answer.status == 404
+    assert b"aws ecr create-repository --repository-name nowhere" in answer.body
+    assert b"--create-repositories" in answer.body
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 * MIB, 5 * MIB + 1, 12 * MIB, 41 * MIB + 3])
+async def test_blobs_of_every_size_reach_upstream_whole(
+    proxy: RunningProxy, standin: StandIn, size: int
+) -> None:
+    content = os.urandom(size)
+    if size == 0:
+        location = (await proxy.client.ask("POST", "/v2/app/blobs/uploads/")).headers["Location"]
+        await proxy.client.ask("PUT", f"{location}?digest={Digest.of(b'')}")
+        return
+    digest = await proxy.client.push_blob("app", content)
+    await proxy.until_upstream(digest)
+    assert standin.state.files.path_of(digest).read_bytes() == content

@@ -1,0 +1,211 @@
+"""How far clients may run ahead of a registry, and whose turn it is to send."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+
+import pytest
+
+from proxy.errors import BadGateway, Unavailable
+from proxy.services.pace import Pace
+from proxy.services.uplink import MIB, Share, Uplink
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def waits(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    """Work that has been begun, and has not ended by itself."""
+    task = asyncio.create_task(work)
+    for _ in range(5):
+        await asyncio.wait([task], timeout=0)
+    assert not task.done()
+    return task
+
+
+def test_a_rate_is_what_was_confirmed_while_something_was_on_its_way() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.begin(10 * MIB)
+    clock.now += 2
+    pace.end(10 * MIB, confirmed=True)
+    assert pace.rate == 5 * MIB
+    clock.now += 3600  # a client that has nothing to send says nothing of the line
+    assert pace.rate == 5 * MIB
+    pace.begin(10 * MIB)
+    pace.begin(10 * MIB)
+    clock.now += 4
+    pace.end(10 * MIB, confirmed=True)
+    pace.end(10 * MIB, confirmed=True)
+    assert pace.rate == 5 * MIB
+
+
+def test_a_rate_falls_while_nothing_is_confirmed() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.begin(10 * MIB)
+    clock.now += 1
+    pace.end(10 * MIB, confirmed=True)
+    pace.begin(10 * MIB)
+    clock.now += 99
+    assert pace.rate == pytest.approx(10 * MIB / 99, rel=0.02)
+    pace.end(10 * MIB, confirmed=False)
+    assert pace.rate == pytest.approx(10 * MIB / 99, rel=0.02)
+
+
+def test_small_blobs_say_nothing_of_a_rate() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.begin(1000)
+    clock.now += 10
+    pace.end(1000, confirmed=True)
+    assert pace.rate is None
+
+
+async def send(uplink: Uplink, clock: Clock, share: Share, size: int, *, seconds: float) -> None:
+    async with uplink.turn(share, size):
+        clock.now += seconds
+    uplink.owe(share, -size)
+
+
+async def test_the_limit_starts_small_and_is_what_the_line_carries_in_15_seconds() -> None:
+    clock = Clock()
+    uplink = Uplink(clock=clock)
+    assert uplink.limit == 16 * MIB
+    share = uplink.join()
+    await uplink.admit(share, 10 * MIB)
+    await send(uplink, clock, share, 10 * MIB, seconds=4)  # 20 Mbit/s
+    assert uplink.limit == pytest.approx(37.5 * MIB)
+    await uplink.admit(share, 30 * MIB)
+    await send(uplink, clock, share, 30 * MIB, seconds=0.1)
+    clock.now += 1
+    await uplink.admit(share, 200 * MIB)
+    for _ in range(20):
+        await send(uplink, clock, share, 10 * MIB, seconds=0.01)
+    assert uplink.limit == pytest.approx(256 * MIB, rel=0.5)
+    assert uplink.limit <= 256 * MIB
+
+
+async def test_who_would_run_too_far_ahead_waits_until_enough_is_confirmed() -> None:
+    clock = Clock()
+    uplink = Uplink(clock=clock)
+    first, second = uplink.join(), uplink.join()
+    await uplink.admit(first, 10 * MIB)
+    await uplink.admit(second, 5 * MIB)
+    task = await waits(uplink.admit(second, 3 * MIB))
+    uplink.owe(first, -1 * MIB)
+    await asyncio.wait([task], timeout=0)
+    assert not task.done()
+    uplink.owe(first, -1 * MIB)
+    await task
+    assert uplink.owed == 16 * MIB
+
+
+async def test_the_first_who_waits_may_fill_its_part_whatever_is_owed() -> None:
+    """A part that is not full is not sent: all could wait for one another for ever."""
+    uplink = Uplink(clock=Clock())
+    shares = [uplink.join() for _ in range(8)]
+    for share in shares:
+        await uplink.admit(share, 2 * MIB)
+    for _ in range(3):
+        await uplink.admit(shares[0], MIB)
+    first = await waits(uplink.admit(shares[0], MIB))  # its part is full now
+    second = await waits(uplink.admit(shares[1], MIB))
+    assert uplink.owed == 19 * MIB
+    first.cancel()
+    await second  # it is the first one now
+    await asyncio.gather(first, return_exceptions=True)
+    assert uplink.owed == 20 * MIB
+
+
+async def test_who_is_away_keeps_nobody_waiting() -> None:
+    uplink = Uplink(clock=Clock())
+    first, second = uplink.join(), uplink.join()
+    await uplink.admit(first, 11 * MIB)
+    await uplink.admit(second, 5 * MIB)
+    task = await waits(uplink.admit(second, MIB))
+    uplink.pause(first)
+    await task
+    assert uplink.owed == 6 * MIB
+    uplink.resume(first)
+    assert uplink.owed == 17 * MIB
+    uplink.leave(first)
+    assert (uplink.owed, first.owed) == (6 * MIB, 0)
+
+
+async def test_no_more_than_so_many_blobs_are_owed() -> None:
+    uplink = Uplink(clock=Clock())
+    shares = [uplink.join() for _ in range(129)]
+    for share in shares[:128]:
+        await uplink.promise(share)
+    task = await waits(uplink.promise(shares[128]))
+    uplink.leave(shares[0])
+    await task
+    assert uplink.blobs == 128
+
+
+async def test_trouble_that_does_not_pass_ends_the_wait() -> None:
+    clock = Clock()
+    uplink = Uplink(clock=clock, patience=20)
+    share = uplink.join()
+    await uplink.admit(share, 16 * MIB)
+    task = await waits(uplink.admit(share, MIB))
+    clock.now += 100  # a slow line is no trouble
+    uplink.changed()
+    await asyncio.wait([task], timeout=0)
+    assert not task.done()
+    uplink.failed(BadGateway("down"))
+    clock.now += 19
+    uplink.failed(Unavailable("down still"))
+    await asyncio.wait([task], timeout=0)
+    assert not task.done()
+    clock.now += 2
+    uplink.failed(Unavailable("down for good"))
+    with pytest.raises(Unavailable, match="for good"):
+        await task
+    assert uplink.owed == 16 * MIB
+
+
+async def test_trouble_that_passes_is_forgotten() -> None:
+    clock = Clock()
+    uplink = Uplink(clock=clock, patience=20)
+    share = uplink.join()
+    await uplink.admit(share, 16 * MIB)
+    uplink.failed(BadGateway("down"))
+    task = await waits(uplink.admit(share, MIB))
+    clock.now += 19
+    uplink.worked()
+    clock.now += 19
+    uplink.changed()
+    await asyncio.wait([task], timeout=0)
+    assert not task.done()
+    uplink.owe(share, -MIB)
+    await task
+
+
+async def test_no_more_than_eight_send_at_once_and_who_is_waited_for_goes_first() -> None:
+    uplink = Uplink(clock=Clock())
+    order: list[int] = []
+    gate = asyncio.Event()
+
+    async def work(share: Share) -> None:
+        async with uplink.turn(share, 1):
+            order.append(share.number)
+            await gate.wait()
+
+    shares = [uplink.join() for _ in range(12)]
+    tasks = [asyncio.ensure_future(work(share)) for share in shares]
+    await asyncio.wait(tasks, timeout=0)
+    await asyncio.wait(tasks, timeout=0)
+    assert order == [1, 2, 3, 4, 5, 6, 7, 8]
+    uplink.hurry(shares[11])
+    tasks[9].cancel()
+    gate.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order[8:] == [12, 9, 11]
