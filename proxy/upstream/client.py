@@ -28,6 +28,7 @@ from proxy.upstream.errors import (
     refused_credentials,
     translate,
 )
+from proxy.upstream.limits import Limits, count_operations
 from proxy.upstream.locations import Destinations, resolve
 from proxy.upstream.retry import REPEATABLE, Repetitions, retry_after
 from proxy.upstream.transport import (
@@ -100,11 +101,13 @@ class Client:
         base: str,
         redirect_hosts: tuple[str, ...],
         is_ecr: bool,
+        limits: Limits,
         tuning: Tuning,
     ) -> None:
         """`base`: the URL that `/v2/` follows, without a slash at its end."""
         self.name = name
         self._is_ecr = is_ecr
+        self._limits = limits
         self._transport = transport
         self._authorizer = authorizer
         self._base = base
@@ -160,6 +163,9 @@ class Client:
         start = self._destinations.check(call.location or self._base + call.path)
         while True:
             own = self._destinations.takes_credentials(start)
+            if own:
+                length = call.body.length if call.body is not None else 0
+                await self._limits.take(count_operations(call.method, call.what.kind, length))
             used = await self._authorizer.header(call.scope) if own else None
             try:
                 silence = self._silence(call, repetitions)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from proxy.errors import BadGateway, GatewayTimeout, RegistryError, TooManyRequests
 from proxy.oci import Digest, RepositoryName
 from proxy.upstream.aws import Aws
+from proxy.upstream.limits import Limits, Operation
 from proxy.upstream.retry import Repetitions, retry_after
 from proxy.upstream.values import BlobState, NewRepositories, Tuning
 
@@ -26,10 +27,11 @@ _PASSING: Final = (BadGateway, GatewayTimeout, TooManyRequests)
 class EcrApi:
     """One private ECR registry through its JSON API; raises `RegistryError` and nothing else."""
 
-    def __init__(self, aws: Aws, *, account: str, tuning: Tuning) -> None:
+    def __init__(self, aws: Aws, *, account: str, limits: Limits, tuning: Tuning) -> None:
         """`account`: of the registry, empty where its name does not tell: then the caller's own."""
         self._aws = aws
         self._registry = {"registryId": account} if account else {}
+        self._limits = limits
         self._tuning = tuning
 
     async def check_blobs(
@@ -45,7 +47,7 @@ class EcrApi:
             def work(client: Any, request: Mapping[str, Any] = request) -> Mapping[str, Any]:
                 return client.batch_check_layer_availability(**request)  # type: ignore[no-any-return]
 
-            answer = await self._ask("BatchCheckLayerAvailability", work, repetitions)
+            answer = await self._ask(Operation.CHECK_LAYERS, work, repetitions)
             states |= read_states(answer, frozenset(batch))
         return states
 
@@ -59,13 +61,16 @@ class EcrApi:
             except client.exceptions.RepositoryAlreadyExistsException:
                 return  # somebody else, or an attempt of ours whose answer was lost
 
-        await self._ask("CreateRepository", work, Repetitions(self._tuning, patient=True))
+        await self._ask(Operation.CREATE_REPOSITORY, work, Repetitions(self._tuning, patient=True))
 
-    async def _ask(self, action: str, work: Callable[[Any], T], repetitions: Repetitions) -> T:
+    async def _ask(
+        self, operation: Operation, work: Callable[[Any], T], repetitions: Repetitions
+    ) -> T:
         """boto3 has repeated it once by itself; only patience goes on from there."""
         while True:
             try:
-                return await self._aws.ask("ecr", action, work)
+                await self._limits.take([operation])
+                return await self._aws.ask("ecr", operation, work)
             except RegistryError as error:
                 asked = retry_after(error.headers.get("Retry-After"))
                 passing = isinstance(error, _PASSING) and repetitions.patient

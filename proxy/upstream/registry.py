@@ -21,6 +21,7 @@ from proxy.upstream.ecr import private_source, public_credentials
 from proxy.upstream.ecr_api import EcrApi
 from proxy.upstream.errors import Kind
 from proxy.upstream.hosts import PUBLIC_HOSTS, EcrHost, parse_host
+from proxy.upstream.limits import ECR_RATES, Limits
 from proxy.upstream.listings import ListingCalls
 from proxy.upstream.locations import is_safe
 from proxy.upstream.manifests import ManifestCalls
@@ -148,6 +149,9 @@ async def open_registry(
     host = parse_host(config.name) if config.ecr else None
     is_public = host is not None and host.public
     fallback = _read_basic(config)
+    # ECR Public has rates of its own, which nobody has measured.
+    paced = config.ecr and not is_public
+    limits = Limits((ECR_RATES if tuning.rates is None else tuning.rates) if paced else {})
     transport = Transport(proxies=proxies, tuning=tuning)
     aws: Aws | None = None
     keeper: TokenKeeper | None = None
@@ -178,11 +182,13 @@ async def open_registry(
         base=base,
         redirect_hosts=_redirect_hosts(config, host),
         is_ecr=config.ecr,
+        limits=limits,
         tuning=tuning,
     )
     api: EcrApi | None = None
     if aws is not None and not is_public:
-        api = EcrApi(aws, account=host.account if host is not None else "", tuning=tuning)
+        account = host.account if host is not None else ""
+        api = EcrApi(aws, account=account, limits=limits, tuning=tuning)
     registry = Registry(
         config.name,
         client,

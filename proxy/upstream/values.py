@@ -69,7 +69,8 @@ class Tuning:
     and `push_patience` those of a request that waits out trouble, for a push: clients do not repeat
     it. `first_pause` is before the first repetition, `longest_pause` before any of a patient
     request. `between` is the least time between two requests for a token after one failed.
-    `connections` is per host, for requests and for uploads each.
+    `connections` is per host, for requests and for uploads each. `rates` are ECR's, in requests a
+    second by operation, where they are not those of ECR.md §4.
     """
 
     connect: float = 10.0
@@ -86,6 +87,7 @@ class Tuning:
     start_wait: float = 0.7
     close_wait: float = 2.0
     connections: int = 32
+    rates: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
