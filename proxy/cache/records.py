@@ -44,7 +44,11 @@ class RecordStore:
         return cls(store.space)
 
     async def find(self, kind: str, registry: str, repository: str, key: str) -> bytes | None:
-        """The content last put there. None when there is none, or when it is damaged."""
+        """The content last put there. None when there is none, or when it is damaged.
+
+        What takes a client's help to bring back is not taken for absent when the disk refuses to
+        read it: `CacheError` then.
+        """
         identity = _identity(kind, registry, repository, key)
         name = _name(kind, identity)
         content = self._memory.get(name)
@@ -128,6 +132,10 @@ class RecordStore:
             return None
         except OSError as error:
             space.trouble(f"cannot read a record: {error}")
+            if is_kept(name):
+                raise CacheError(
+                    f"a record cannot be read: the disk refused it: {error}"
+                ) from error
             return None
         content = _unseal(identity, data)
         if content is None:

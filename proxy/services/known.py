@@ -67,7 +67,14 @@ class KnownManifests:
     # Aliases
 
     async def find_alias(self, target: Target, digest: Digest) -> Alias | None:
-        record = await self._records.find(_ALIAS, *target.key, digest)
+        """Raises `Unavailable` where it cannot be said whether there is one."""
+        try:
+            record = await self._records.find(_ALIAS, *target.key, digest)
+        except CacheError as error:
+            raise Unavailable(
+                f"{target.repository}: what {digest} stands for cannot be read from the proxy's "
+                f"disk ({error}); try again"
+            ) from error
         if record is None:
             return None
         try:

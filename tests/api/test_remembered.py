@@ -38,3 +38,21 @@ async def test_an_alias_that_another_version_wrote_is_an_unknown_digest(
     for method in ("GET", "HEAD", "DELETE"):
         got = await proxy.client.ask(method, f"/v2/app/manifests/{digest}")
         assert got.status == 404, (method, got)
+
+
+async def test_an_alias_that_cannot_be_read_is_no_unknown_digest(proxy: RunningProxy) -> None:
+    cache = Cache.of(b"a layer")
+    await cache.push_blobs(proxy.client, "app")
+    pushed = await proxy.client.push_manifest("app", "cache", cache.index, OCI_INDEX)
+    path = f"/v2/app/manifests/{pushed.digest}"
+    await proxy.restart()
+    (file,) = (f for f in (proxy.settings.cache_dir / "records/alias").rglob("*") if f.is_file())
+    aside = file.rename(file.with_name("aside"))
+    file.mkdir()
+    for method in ("HEAD", "GET", "DELETE"):
+        got = await proxy.client.ask(method, path)
+        assert got.status == 503, method
+        assert "cannot be read" in got.headers["Ecr-Cache-Proxy-Error"]
+    file.rmdir()
+    aside.rename(file)
+    assert (await proxy.client.ask("GET", path)).body == cache.index

@@ -157,6 +157,25 @@ async def test_a_disk_that_refuses_is_told_and_only_an_alias_fails(cache: Cache)
     assert cache.store.used_bytes == cache.disk_bytes()
 
 
+@pytest.mark.parametrize("kind", ["manifest", "alias"])
+async def test_a_promise_that_cannot_be_read_is_not_taken_for_absent(
+    cache: Cache, kind: str
+) -> None:
+    await (await RecordStore.open(cache.store)).put(kind, *WHERE, "key", b"content")
+    records = await RecordStore.open(await cache.reopen())
+    file = record_file(cache, kind)
+    aside = file.rename(file.with_name("aside"))
+    file.mkdir()
+    if kind == "alias":
+        with pytest.raises(CacheError, match="Is a directory"):
+            await records.find(kind, *WHERE, "key")
+    else:
+        assert await records.find(kind, *WHERE, "key") is None
+    file.rmdir()
+    aside.rename(file)
+    assert await records.find(kind, *WHERE, "key") == b"content"
+
+
 async def test_concurrent_puts_leave_one_whole_record(cache: Cache) -> None:
     records = await RecordStore.open(cache.store)
     contents = [bytes([number]) * 50_000 for number in range(12)]
