@@ -7,6 +7,7 @@ and what to repeat is decided by `client`.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -171,7 +172,8 @@ class Transport:
         if body is None:
             return await self._request(request, headers, None)
         if isinstance(body.content, bytes):
-            return await self._request(request, headers, body.content)
+            # Of more than a MiB at once aiohttp warns that it might block the loop.
+            return await self._request(request, headers, io.BytesIO(body.content))
         headers["Content-Length"] = str(body.length)
         watched = _WatchedBody(body.content, body.length, self._tuning.idle)
         try:
@@ -199,7 +201,7 @@ class Transport:
         self,
         request: Request,
         headers: Mapping[str, str],
-        data: bytes | AsyncIterator[bytes] | None,
+        data: io.BytesIO | AsyncIterator[bytes] | None,
     ) -> aiohttp.ClientResponse:
         return await self._sessions[request.pool].request(
             request.method,

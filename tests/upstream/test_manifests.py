@@ -94,6 +94,15 @@ async def test_media_type(
     assert (await plain.get_manifest(REPO, TAG)).media_type == expected
 
 
+async def test_put_sends_a_manifest_of_any_size(plain: Registry, server: FakeServer) -> None:
+    content = b"x" * MAX_MANIFEST_BYTES
+    server.tell("PUT", BY_TAG, Answer(201))
+    await plain.put_manifest(REPO, TAG, content, OCI_MANIFEST)
+    (sent,) = (seen for seen in server.seen if seen.method == "PUT")
+    assert sent.body == content
+    assert sent.headers["Content-Type"] == OCI_MANIFEST
+
+
 async def test_put_sends_the_bytes_and_keeps_the_subject(
     plain: Registry, server: FakeServer
 ) -> None:
