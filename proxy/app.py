@@ -40,6 +40,7 @@ from proxy.services.openings import Openings
 from proxy.services.outages import Outages
 from proxy.services.proofs import Proofs
 from proxy.services.pushes import Pushes
+from proxy.services.recognized import Recognized
 from proxy.services.registries import PushMode, Registries, Rewrite, Ways
 from proxy.services.tokens import UploadTokens
 from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
@@ -276,7 +277,7 @@ async def build(
         outages = Outages(events, clock=timing.clock)
         blobs = Blobs(store, proofs, existence, debts, outages, events)
         known = KnownManifests(records)
-        manifests = Manifests(known, events)
+        manifests = Manifests(known, Recognized(), events)
         stack.push_async_callback(manifests.close)
         pushes = Pushes(known, debts, openings, existence, proofs, leases, events)
         uploads = Uploads(store, UploadTokens(secret), openings, debts, existence)

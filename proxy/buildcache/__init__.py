@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from proxy.buildcache.aliases import Alias
 from proxy.buildcache.forms import MEDIA_TYPES, Form, Want, media_type
-from proxy.buildcache.reading import NotACache, find_form
+from proxy.buildcache.reading import Blobs, NotACache, find_blobs, find_form
 from proxy.buildcache.rewriting import (
     Stored,
     TooLarge,
@@ -23,6 +23,7 @@ from proxy.buildcache.rewriting import (
 __all__ = [
     "MEDIA_TYPES",
     "Alias",
+    "Blobs",
     "Form",
     "NotACache",
     "Stored",
@@ -30,6 +31,7 @@ __all__ = [
     "TooManyLayers",
     "Unstorable",
     "Want",
+    "find_blobs",
     "find_form",
     "legacy_form",
     "media_type",

@@ -7,12 +7,19 @@ touched.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proxy.buildcache.forms import CACHE_CONFIG, Form, find_form_of, is_layer_type
+from proxy.buildcache.forms import (
+    CACHE_CONFIG,
+    Form,
+    find_form_of,
+    is_layer_type,
+)
 from proxy.buildcache.json_text import Value, read_document, read_elements
-from proxy.oci import EMPTY_DESCRIPTOR, OCI_INDEX, OCI_MANIFEST, Descriptor
+from proxy.oci import EMPTY_DESCRIPTOR, OCI_INDEX, OCI_MANIFEST, Descriptor, Digest
 
 # On the stored manifest: the form that the client pushed, where that is not the OCI index; and the
 # client's bytes (see originals.py), where the form alone does not restore them.
@@ -50,6 +57,25 @@ class Cache:
     kept: tuple[tuple[str, str], ...] = ()
     pushed_as: Form | None = None
     original: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """The blobs that a cache names and its registry has to have: foreign layers lie elsewhere."""
+
+    config: Descriptor
+    layers: tuple[Digest, ...]
+
+
+def find_blobs(content: bytes, media_type: str | None = None) -> Blobs | None:
+    """What a BuildKit cache manifest names, None for anything else. Never raises."""
+    try:
+        cache = read(content, media_type)
+    except NotACache:
+        return None
+    layers = [json.loads(layer.text) for layer in cache.layers]
+    here = [Descriptor.parse(layer).digest for layer in layers if not _is_elsewhere(layer)]
+    return Blobs(Descriptor.parse(json.loads(cache.config)), tuple(here))
 
 
 def find_form(content: bytes, media_type: str | None = None) -> Form | None:
@@ -149,6 +175,13 @@ def _layer(descriptor: Descriptor, text: str) -> Layer:
     if not is_layer_type(descriptor.media_type):
         raise NotACache(f"no cache of BuildKit's: it names a {descriptor.media_type[:160]}")
     return Layer(text, descriptor.media_type)
+
+
+def _is_elsewhere(layer: Mapping[str, Any]) -> bool:
+    """Whether a registry may take the manifest without it (image-spec, "Non-Distributable Layers";
+    image-spec, "Descriptor": `urls`)."""
+    name = layer["mediaType"]
+    return "nondistributable" in name or "foreign" in name or bool(layer.get("urls"))
 
 
 def _pushed_as(name: Any) -> Form | None:

@@ -17,6 +17,7 @@ from proxy.errors import ManifestUnknown, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest, Manifest, Reference, Tag
 from proxy.services.known import KnownManifests
+from proxy.services.recognized import Recognized
 from proxy.services.registries import Target
 from proxy.singleflight import SingleFlight
 
@@ -35,8 +36,9 @@ class Head:
 class Manifests:
     """Reads manifests under a repository."""
 
-    def __init__(self, known: KnownManifests, events: Events) -> None:
+    def __init__(self, known: KnownManifests, recognized: Recognized, events: Events) -> None:
         self._known = known
+        self._recognized = recognized
         self._events = events
         self._heads: SingleFlight[tuple[str, str, Tag, int], Head] = SingleFlight()
         self._questions: SingleFlight[tuple[str, str, Digest], None] = SingleFlight()
@@ -154,9 +156,10 @@ class Manifests:
 
     async def _show(self, target: Target, stored: Manifest, want: Want) -> Manifest:
         """The stored manifest in the wanted form, its alias persisted; itself if it is no cache."""
-        if buildcache.find_form(stored.content) is None:
+        contents = self._recognized.read(stored)
+        if contents is None:
             return stored
-        form = buildcache.legacy_form(stored.content) if want is Want.LEGACY else Form(want.value)
+        form = contents.legacy if want is Want.LEGACY else Form(want.value)
         content = self._convert(stored, form)
         if content == stored.content:
             return stored

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.buildcache import Form, NotACache, find_form, legacy_form, show, to_stored
+from proxy.buildcache import Form, NotACache, find_blobs, find_form, legacy_form, show, to_stored
 from proxy.oci import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from tests.buildcache.manifests import (
     CONFIG,
@@ -232,3 +232,26 @@ def test_the_verdict_does_not_depend_on_the_callers_stack(nesting: int) -> None:
     shallow = find_form(content)
     assert _at_depth(600, lambda: find_form(content)) is shallow
     assert shallow is (Form.OCI_INDEX if nesting == 20 else None)
+
+
+@pytest.mark.parametrize("make", [index, docker_list, image_manifest])
+def test_a_cache_names_its_config_and_the_layers_that_its_registry_has(
+    make: Callable[..., Any],
+) -> None:
+    foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+    here = layers(2)
+    elsewhere = descriptor(foreign, "elsewhere")
+    if make is image_manifest:
+        document = make(layers=[*here, elsewhere])
+    else:
+        document = make()
+        document["manifests"] = [*here, elsewhere, descriptor(CONFIG, "config")]
+    blobs = find_blobs(compact(document))
+    assert blobs is not None
+    assert blobs.config.digest == descriptor(CONFIG, "config")["digest"]
+    assert list(blobs.layers) == [layer["digest"] for layer in here]
+
+
+@pytest.mark.parametrize("document", OTHERS.values(), ids=OTHERS)
+def test_what_is_no_cache_names_no_blobs(document: Any) -> None:
+    assert find_blobs(compact(document)) is None
