@@ -42,6 +42,7 @@ from proxy.services.proofs import Proofs
 from proxy.services.pushes import Pushes
 from proxy.services.recognized import Recognized
 from proxy.services.registries import PushMode, Registries, Rewrite, Ways
+from proxy.services.tags import Tags
 from proxy.services.tokens import UploadTokens
 from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
 from proxy.services.uplink import Uplinks
@@ -97,13 +98,15 @@ class Timing:
     """When and for how long, where no setting says it; in tests, time runs out sooner.
 
     `rounds` of the background verify, `tuning` of what is asked upstream, `patience` with a blob
-    that breaks off; by `clock`, in seconds, what upstream has said of permission grows old.
+    that breaks off; by `clock`, in seconds, what upstream has said grows old, and what is to
+    outlive a restart does so by `now`, in seconds since the epoch.
     """
 
     rounds: Rounds = field(default_factory=Rounds)
     tuning: Tuning = field(default_factory=Tuning)
     patience: Patience = PATIENCE
     clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,8 +279,15 @@ async def build(
 
         outages = Outages(events, clock=timing.clock)
         blobs = Blobs(store, proofs, existence, debts, outages, events)
-        known = KnownManifests(records)
-        manifests = Manifests(known, Recognized(), events)
+        tags = Tags(
+            records,
+            events,
+            stale_seconds=settings.stale_if_error,
+            clock=timing.clock,
+            now=timing.now,
+        )
+        known = KnownManifests(records, tags, clock=timing.clock)
+        manifests = Manifests(known, tags, Recognized(), events)
         stack.push_async_callback(manifests.close)
         pushes = Pushes(known, debts, openings, existence, proofs, leases, events)
         uploads = Uploads(store, UploadTokens(secret), openings, debts, existence)

@@ -11,6 +11,9 @@ from typing import Final
 
 PEER_HEADER: Final = "Ecr-Cache-Proxy"
 
+# On a stale reply: how many seconds ago what it says was so. RFC 7234's Age is on fresh ones too.
+AGE_HEADER: Final = "Ecr-Cache-Proxy-Age"
+
 
 def version() -> str:
     """The version of the installed distribution."""

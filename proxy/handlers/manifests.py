@@ -14,9 +14,9 @@ from proxy.errors import ManifestInvalid, ManifestTooLarge, TagInvalid
 from proxy.handlers.bodies import read_body
 from proxy.handlers.replies import head_reply, location, reply
 from proxy.handlers.routes import Route
-from proxy.handlers.viewer import Show, choose
+from proxy.handlers.viewer import Show, asks_to_push, choose
 from proxy.oci import MAX_MANIFEST_BYTES, Reference, Tag
-from proxy.peer import PEER_HEADER
+from proxy.peer import AGE_HEADER, PEER_HEADER
 from proxy.services.manifests import Manifests
 from proxy.services.pushes import Pushes
 from proxy.services.registries import Target
@@ -35,20 +35,29 @@ class ManifestHandlers:
 
     async def get(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         want = self._want(request, target)
-        manifest = await self._manifests.get(target, _reference(route), want)
+        given = await self._manifests.get(
+            target, _reference(route), want, fresh=_refuses_stale(request)
+        )
+        manifest = given.manifest
         return reply(
             body=manifest.content,
             content_type=manifest.media_type,
-            headers={"Docker-Content-Digest": manifest.digest, "Etag": f'"{manifest.digest}"'},
+            headers={
+                "Docker-Content-Digest": manifest.digest,
+                "Etag": f'"{manifest.digest}"',
+                **_stale(given.age),
+            },
         )
 
     async def head(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         want = self._want(request, target)
-        head = await self._manifests.head(target, _reference(route), want)
+        fresh = _refuses_stale(request) or asks_to_push(request.headers.getall("Accept", []))
+        head = await self._manifests.head(target, _reference(route), want, fresh=fresh)
         headers = {
             "Content-Type": head.media_type,
             "Docker-Content-Digest": head.digest,
             "Etag": f'"{head.digest}"',
+            **_stale(head.age),
         }
         return head_reply(head.size, headers)
 
@@ -81,6 +90,19 @@ class ManifestHandlers:
             peer=PEER_HEADER in request.headers,
             show=self._show[target.registry.name],
         )
+
+
+def _refuses_stale(request: web.Request) -> bool:
+    """RFC 7234 §5.2.1.4. A proxy of this kind asks so for a client of its own that pushes."""
+    directives = ",".join(request.headers.getall("Cache-Control", [])).lower().split(",")
+    return "no-cache" in (directive.strip() for directive in directives)
+
+
+def _stale(age: float | None) -> dict[str, str]:
+    """How a reply is marked that is not upstream's own of now (RFC 7234 §5.5.1)."""
+    if age is None:
+        return {}
+    return {"Warning": '110 - "Response is Stale"', AGE_HEADER: str(int(age))}
 
 
 def _reference(route: Route) -> Reference:

@@ -51,6 +51,14 @@ def choose(accept: Sequence[str], user_agent: str, *, peer: bool, show: Show = "
     return Want.LEGACY if _reads_index_only(user_agent) else Want.STORED
 
 
+def asks_to_push(accept: Sequence[str]) -> bool:
+    """Whether a HEAD comes from a client that looks for what it is about to write.
+
+    It accepts the one type that it means (BUILDKIT.md, "Request sequences").
+    """
+    return len(set(_concrete_types(accept))) == 1
+
+
 def _concrete_types(accept: Sequence[str]) -> Iterator[str]:
     """The types that are named in full and not refused (`q=0`), lower-case, without parameters."""
     for element in ",".join(accept).split(","):

@@ -1,7 +1,7 @@
 """Manifests for readers, each shown in the form that the client understands.
 
 By digest a client gets exactly that digest's bytes; by tag, what upstream has now, converted for
-readers of a BuildKit cache.
+readers of a BuildKit cache. While upstream cannot be asked, a reader gets what it had before.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from cachetools import LRUCache
 
 from proxy import buildcache
 from proxy.buildcache import Alias, Form, Want
-from proxy.errors import ManifestUnknown, RegistryError
+from proxy.errors import ManifestUnknown, NameUnknown, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest, Manifest, Reference, Tag
 from proxy.services.known import KnownManifests
 from proxy.services.recognized import Recognized
 from proxy.services.registries import Target
+from proxy.services.tags import Pointer, Tags
 from proxy.singleflight import SingleFlight
 
 _SHOWN_BYTES: Final = 16 * 1024 * 1024
@@ -26,22 +27,47 @@ _SHOWN_BYTES: Final = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A manifest without its bytes; `size` is in bytes, None if upstream does not say."""
+    """A manifest without its bytes; `size` is in bytes, None if upstream does not say.
+
+    `age`: upstream could not be asked, and has said so as many seconds ago; None for what it has
+    said just now.
+    """
 
     digest: Digest
     media_type: str
     size: int | None
+    age: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A manifest for a reader; `age` as in `Head`."""
+
+    manifest: Manifest
+    age: float | None = None
 
 
 class Manifests:
-    """Reads manifests under a repository."""
+    """Reads manifests under a repository.
 
-    def __init__(self, known: KnownManifests, recognized: Recognized, events: Events) -> None:
+    `fresh`: a client that is about to push asks whether it must. No stale answer will do then:
+    trouble upstream is waited out for a while, and raised in the end.
+    """
+
+    def __init__(
+        self,
+        known: KnownManifests,
+        tags: Tags,
+        recognized: Recognized,
+        events: Events,
+    ) -> None:
         self._known = known
+        self._tags = tags
         self._recognized = recognized
         self._events = events
-        self._heads: SingleFlight[tuple[str, str, Tag, int], Head] = SingleFlight()
-        self._questions: SingleFlight[tuple[str, str, Digest], None] = SingleFlight()
+        # The last part of a key: whether trouble is waited out.
+        self._heads: SingleFlight[tuple[str, str, Tag, int, bool], Head] = SingleFlight()
+        self._questions: SingleFlight[tuple[str, str, Digest, bool], None] = SingleFlight()
         self._fetches: SingleFlight[tuple[str, str, Digest], Manifest] = SingleFlight()
         self._shown: LRUCache[tuple[Digest, Form], bytes] = LRUCache(_SHOWN_BYTES, getsizeof=len)
 
@@ -50,48 +76,87 @@ class Manifests:
         await self._questions.close()
         await self._fetches.close()
 
-    async def head(self, target: Target, reference: Reference, want: Want) -> Head:
+    async def head(
+        self, target: Target, reference: Reference, want: Want, *, fresh: bool = False
+    ) -> Head:
         """Digest, media type and size of what `get` would give; raises `ManifestUnknown`."""
         if isinstance(reference, Digest):
             known = await self._find(target, reference)
             if known is not None:
-                await self._confirm(target, reference)
+                await self._confirm(target, reference, fresh=fresh)
                 return _head_of(known)
-            found = await target.registry.head_manifest(target.repository, reference)
+            found = await target.registry.head_manifest(target.repository, reference, patient=fresh)
             return Head(reference, found.media_type, found.size)
-        head = await self._revalidate(target, reference)
-        if not await self._may_differ(target, head.media_type, want):
+        head = await self._revalidate(target, reference, fresh=fresh)
+        if want is Want.STORED or not await self._converts(target, head):
             return head
-        return _head_of(await self._show(target, await self._current(target, head), want))
+        manifest = await self._show(target, await self._current(target, head), want)
+        return _head_of(manifest, head.age)
 
-    async def get(self, target: Target, reference: Reference, want: Want) -> Manifest:
+    async def get(
+        self, target: Target, reference: Reference, want: Want, *, fresh: bool = False
+    ) -> Given:
         """The manifest for a client that wants it so; raises `ManifestUnknown`."""
         if isinstance(reference, Digest):
-            known = await self._find(target, reference)
-            return known or await self._fetch(target, reference)
-        head = await self._revalidate(target, reference)
+            manifest = await self._find(target, reference) or await self._fetch(target, reference)
+            return Given(manifest)
+        head = await self._revalidate(target, reference, fresh=fresh)
         manifest = await self._current(target, head)
-        if not await self._may_differ(target, manifest.media_type, want):
-            return manifest
-        return await self._show(target, manifest, want)
+        if want is not Want.STORED and await self._converts(target, head):
+            manifest = await self._show(target, manifest, want)
+        return Given(manifest, head.age)
 
     # Reading
 
-    async def _revalidate(self, target: Target, tag: Tag) -> Head:
-        """What the tag points at now, asked upstream; concurrent askers share the question."""
+    async def _revalidate(self, target: Target, tag: Tag, *, fresh: bool) -> Head:
+        """What the tag points at now, asked upstream; concurrent askers share the question.
 
-        async def ask() -> Head:
-            head = await target.registry.head_manifest(target.repository, tag)
-            if head.digest is None or head.size is None:
+        What it last pointed at, if upstream cannot be asked and that manifest is here.
+        """
+        writes = self._known.writes(target, tag)
+        try:
+            return await self._heads.do(
+                (*target.key, tag, writes, fresh), lambda: self._ask(target, tag, writes, fresh)
+            )
+        except RegistryError as error:
+            if fresh or not error.is_trouble:
+                raise
+            stale = await self._tags.find_stale(target, tag)
+            if stale is None or await self._known.find(target, stale[0].digest) is None:
+                raise
+            self._tags.tell(target)
+            pointer, age = stale
+            return Head(pointer.digest, pointer.media_type, pointer.size, age)
+
+    async def _ask(self, target: Target, tag: Tag, writes: int, patient: bool) -> Head:
+        registry, repository = target.registry, target.repository
+        age: float | None = None
+        try:
+            found = await registry.head_manifest(repository, tag, patient=patient)
+            if found.digest is None or found.size is None:
                 # An upstream that does not name the digest: it is computed from the bytes.
-                manifest = await target.registry.get_manifest(target.repository, tag)
+                manifest = await registry.get_manifest(repository, tag)
                 await self._known.keep(target, manifest)
-                return _head_of(manifest)
-            return Head(head.digest, head.media_type, head.size)
+                pointer = Pointer(manifest.digest, manifest.media_type, len(manifest.content))
+            else:
+                pointer = Pointer(found.digest, found.media_type, found.size)
+                age = found.age
+        except RegistryError as error:
+            if error.is_trouble:
+                raise
+            if isinstance(error, ManifestUnknown | NameUnknown):
+                pushed = self._tags.find_pushed(target, tag)
+                if pushed is not None:
+                    return Head(pushed.digest, pushed.media_type, pushed.size)
+            if self._known.writes(target, tag) == writes:
+                await self._tags.forget(target, tag)
+            raise
+        # An answer to a question from before a write is older than what was written.
+        if self._known.writes(target, tag) == writes:
+            await self._tags.heard(target, tag, pointer, age=age or 0.0)
+        return Head(pointer.digest, pointer.media_type, pointer.size, age)
 
-        return await self._heads.do((*target.key, tag, self._known.writes(target, tag)), ask)
-
-    async def _confirm(self, target: Target, digest: Digest) -> None:
+    async def _confirm(self, target: Target, digest: Digest, *, fresh: bool) -> None:
         """Raise `ManifestUnknown` if upstream has a known manifest no longer.
 
         Who asks by HEAD may leave out a push because of the answer, and what names the manifest
@@ -103,20 +168,20 @@ class Manifests:
             return
 
         async def ask() -> None:
-            await target.registry.head_manifest(target.repository, stored)
+            await target.registry.head_manifest(target.repository, stored, patient=fresh)
             self._known.see(target, stored)
 
         try:
-            await self._questions.do((*target.key, stored), ask)
+            await self._questions.do((*target.key, stored, fresh), ask)
         except ManifestUnknown:
             await self._known.forget(target, stored)
             raise
         except RegistryError as error:
-            if error.wire_status < 500 and error.wire_status != 429:
+            if fresh or not error.is_trouble:
                 raise
 
     async def _current(self, target: Target, head: Head) -> Manifest:
-        """The bytes of what a HEAD of a tag has just named."""
+        """The bytes of what a HEAD has just named."""
         return await self._find(target, head.digest) or await self._fetch(target, head.digest)
 
     async def _find(self, target: Target, digest: Digest) -> Manifest | None:
@@ -146,13 +211,16 @@ class Manifests:
 
     # Forms
 
-    async def _may_differ(self, target: Target, media_type: str, want: Want) -> bool:
+    async def _converts(self, target: Target, head: Head) -> bool:
         """Whether a client may have to see something other than what is stored."""
-        return (
-            want is not Want.STORED
-            and media_type in buildcache.MEDIA_TYPES
-            and await target.converts_pulls()
-        )
+        if head.media_type not in buildcache.MEDIA_TYPES:
+            return False
+        try:
+            return await target.converts_pulls()
+        except RegistryError:
+            if head.age is None:
+                raise
+            return False  # a registry that is out of reach, and has never said what it is
 
     async def _show(self, target: Target, stored: Manifest, want: Want) -> Manifest:
         """The stored manifest in the wanted form, its alias persisted; itself if it is no cache."""
@@ -181,5 +249,5 @@ class Manifests:
         return content
 
 
-def _head_of(manifest: Manifest) -> Head:
-    return Head(manifest.digest, manifest.media_type, len(manifest.content))
+def _head_of(manifest: Manifest, age: float | None = None) -> Head:
+    return Head(manifest.digest, manifest.media_type, len(manifest.content), age)

@@ -120,18 +120,19 @@ class Pushes:
                 await target.registry.delete_manifest(target.repository, reference)
             finally:
                 self._known.wrote(target, reference)
+                await self._known.deleted(target, reference)
             return
         alias = await self._known.find_alias(target, reference)
         stored = alias.stored if alias is not None else reference
         try:
             await target.registry.delete_manifest(target.repository, stored)
         except ManifestUnknown:
-            await self._known.forget(target, stored)
+            await self._known.deleted(target, stored)
             raise
         finally:
             # Whatever tags it had, they are not what they were.
             self._known.wrote(target, None)
-        await self._known.forget(target, stored)
+        await self._known.deleted(target, stored)
         if alias is not None:
             await self._known.remove_alias(target, reference)
 
@@ -192,7 +193,9 @@ class Pushes:
         for digest in named:
             self._existence.add(target, digest, None)
         self._leases.release(target, named)
-        await self._known.keep(target, manifest)
+        # Tags that were to be set along are there if upstream says so.
+        set_along = (tag for tag in tags if tag in reply.tags)
+        await self._known.took(target, manifest, (reference, *set_along))
         return reply
 
     async def _gather(self, target: Target, named: Sequence[Digest]) -> None:
@@ -272,9 +275,7 @@ class Pushes:
         blob than its digest gets nothing by naming it.
         """
         wanted = [digest for digest in missing if digest in named]
-        if not missing or len(wanted) < len(missing):
-            return False
-        if not all(self._proofs.had(target, digest) for digest in wanted):
+        if not wanted or not all(self._proofs.had(target, digest) for digest in wanted):
             return False
         registry, repository = target.key
         for digest in wanted:

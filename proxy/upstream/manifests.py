@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from proxy.errors import BadGateway
 from proxy.oci import MAX_MANIFEST_BYTES, Digest, Manifest, Reference, RepositoryName, Tag
+from proxy.peer import AGE_HEADER
 from proxy.upstream.client import Call, Client, Reply
 from proxy.upstream.errors import Kind
 from proxy.upstream.transport import Sending
@@ -30,13 +32,16 @@ class ManifestCalls:
 
         `patient`: it is asked for a push, which waits out trouble.
         """
-        call = self._read_call("HEAD", repository, reference)
+        # RFC 7234 §5.2.1.4: who is patient will have no stale answer of a proxy in between.
+        headers = {"Cache-Control": "no-cache"} if patient else {}
+        call = self._read_call("HEAD", repository, reference, headers)
         reply = await self._client.ask(replace(call, patient=patient))
         size = reply.headers.get("Content-Length", "")
         return ManifestHead(
             digest=reference if isinstance(reference, Digest) else _find_digest(reply),
             media_type=_media_type(reply),
             size=int(size) if size.isascii() and size.isdigit() else None,
+            age=_find_age(reply),
         )
 
     async def get_manifest(self, repository: RepositoryName, reference: Reference) -> Manifest:
@@ -105,12 +110,19 @@ class ManifestCalls:
             )
         )
 
-    def _read_call(self, method: str, repository: RepositoryName, reference: Reference) -> Call:
+    def _read_call(
+        self,
+        method: str,
+        repository: RepositoryName,
+        reference: Reference,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Call:
         return Call(
             method,
             self._client.what(Kind.MANIFEST, repository, reference),
             f"/v2/{repository}/manifests/{reference}",
             scope=f"repository:{repository}:pull",
+            headers=headers,
             safe=True,
         )
 
@@ -124,6 +136,11 @@ def _find_digest(reply: Reply) -> Digest | None:
         return Digest.parse(reply.headers.get("Docker-Content-Digest", ""))
     except ValueError:
         return None
+
+
+def _find_age(reply: Reply) -> float | None:
+    age = reply.headers.get(AGE_HEADER, "")
+    return float(age) if age.isascii() and age.isdigit() else None
 
 
 def _media_type(reply: Reply) -> str:

@@ -100,11 +100,16 @@ class BlobState:
 
 @dataclass(frozen=True, slots=True)
 class ManifestHead:
-    """What HEAD says of a manifest; `size` in bytes. None: upstream did not say."""
+    """What HEAD says of a manifest; `size` in bytes. None: upstream did not say.
+
+    `age`: upstream is a proxy of this kind that could not ask, either, and said what was so that
+    many seconds ago.
+    """
 
     digest: Digest | None
     media_type: str
     size: int | None
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.buildcache import Want
-from proxy.handlers.viewer import Show, choose
+from proxy.handlers.viewer import Show, asks_to_push, choose
 from proxy.oci import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 
 TRACES = Path(__file__).parent.parent / "vectors" / "traces"
@@ -198,3 +198,19 @@ def _asked_by_tag(name: str) -> set[tuple[str, str]]:
 def test_recorded_clients_are_told_apart(trace: str, wants: set[Want]) -> None:
     asked = _asked_by_tag(trace)
     assert {choose([accept], agent, peer=False) for agent, accept in asked} == wants
+
+
+@pytest.mark.parametrize(
+    ("accept", "pushes"),
+    [
+        ([f"{OCI_MANIFEST}, */*"], True),
+        ([OCI_INDEX, "*/*"], True),
+        ([f"{DOCKER_MANIFEST};q=0.5, {OCI_INDEX};q=0"], True),
+        ([ALL], False),
+        ([f"{OCI_MANIFEST}, {OCI_INDEX}"], False),
+        (["*/*"], False),
+        ([], False),
+    ],
+)
+def test_who_accepts_one_type_alone_is_about_to_push(accept: list[str], pushes: bool) -> None:
+    assert asks_to_push(accept) is pushes

@@ -45,6 +45,26 @@ async def test_head_of_a_missing_manifest_names_it(ecr: Registry, server: FakeSe
         await ecr.head_manifest(REPO, TAG)
 
 
+@pytest.mark.parametrize("patient", [False, True])
+async def test_who_is_patient_refuses_stale_answers(
+    plain: Registry, server: FakeServer, patient: bool
+) -> None:
+    server.tell("HEAD", BY_TAG, found())
+    await plain.head_manifest(REPO, TAG, patient=patient)
+    (asked,) = (seen for seen in server.seen if seen.target == BY_TAG)
+    assert asked.headers.get("Cache-Control") == ("no-cache" if patient else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "age"), [("77", 77.0), ("", None), ("-1", None), ("1e3", None), ("٣", None)]
+)
+async def test_the_age_of_a_stale_answer_is_read(
+    plain: Registry, server: FakeServer, text: str, age: float | None
+) -> None:
+    server.tell("HEAD", BY_TAG, found(Ecr_Cache_Proxy_Age=text))
+    assert (await plain.head_manifest(REPO, TAG)).age == age
+
+
 async def test_digest_is_computed_where_upstream_names_none(
     ecr: Registry, server: FakeServer
 ) -> None:
