@@ -30,6 +30,7 @@ from proxy.handlers.replies import render_errors
 from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
 from proxy.services.blobs import Blobs
+from proxy.services.completeness import Completeness
 from proxy.services.debts import Debts
 from proxy.services.existence import Existence
 from proxy.services.known import KnownManifests
@@ -47,6 +48,7 @@ from proxy.services.tokens import UploadTokens
 from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
 from proxy.services.uplink import Uplinks
 from proxy.services.uploads import Uploads
+from proxy.services.vouched import Vouched
 from proxy.upstream import NewRepositories, Registry, RegistryConfig, Tuning, open_registry
 
 _log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ _EVENT_LEVELS: Final = {
     Kind.DEGRADED: logging.WARNING,
     Kind.RECOVERED: logging.WARNING,
     Kind.CORRUPT: logging.WARNING,
+    Kind.BROKEN: logging.WARNING,
     Kind.TOKEN: logging.INFO,
     Kind.REWRITTEN: logging.INFO,
 }
@@ -278,7 +281,8 @@ async def build(
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, debts.expire))
 
         outages = Outages(events, clock=timing.clock)
-        blobs = Blobs(store, proofs, existence, debts, outages, events)
+        vouched = Vouched(clock=timing.clock)
+        blobs = Blobs(store, proofs, existence, debts, vouched, outages, events)
         tags = Tags(
             records,
             events,
@@ -287,9 +291,14 @@ async def build(
             now=timing.now,
         )
         known = KnownManifests(records, tags, clock=timing.clock)
-        manifests = Manifests(known, tags, Recognized(), events)
+        recognized = Recognized()
+        completeness = Completeness(
+            existence, leases, proofs, vouched, recognized, events, clock=timing.clock
+        )
+        stack.push_async_callback(completeness.close)
+        manifests = Manifests(known, tags, recognized, completeness, events)
         stack.push_async_callback(manifests.close)
-        pushes = Pushes(known, debts, openings, existence, proofs, leases, events)
+        pushes = Pushes(known, completeness, debts, openings, existence, proofs, leases, events)
         uploads = Uploads(store, UploadTokens(secret), openings, debts, existence)
         stack.push_async_callback(uploads.close)
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, uploads.expire))

@@ -35,6 +35,7 @@ _WORDS: Final = {
     Kind.PUSHED_BLOB: "pushed to ECR",
     Kind.PUSHED_MANIFEST: "pushed to ECR",
     Kind.REWRITTEN: "legacy cache, stored as an image manifest, which ECR takes",
+    Kind.BROKEN: "has lost blobs, so it counts as not there",
     Kind.RESTORED: "shown in the form that this client reads",
 }
 _SAVING: Final = frozenset({Kind.HIT, Kind.JOIN})

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     CREATED = "created"  # a repository was created upstream for a push
     REWRITTEN = "rewritten"  # a legacy cache manifest was stored as an image manifest
     RESTORED = "restored"  # a stored image manifest was shown in a legacy form
+    BROKEN = "broken"  # a cache that has lost blobs was answered as not there
     TOKEN = "token"  # noqa: S105 a registry token was obtained, not the token
     TROUBLE = "trouble"  # something went wrong that no client had to hear of
 

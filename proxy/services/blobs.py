@@ -13,7 +13,7 @@ from typing import Final
 
 from proxy.cache import BlobStore, FillFailed, PinnedBlob
 from proxy.cache.sources import Tap
-from proxy.errors import BadGateway, RegistryError
+from proxy.errors import BadGateway, BlobUnknown, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
 from proxy.services.debts import Debts
@@ -21,6 +21,7 @@ from proxy.services.existence import Existence
 from proxy.services.outages import Outages
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Target
+from proxy.services.vouched import Vouched
 from proxy.upstream import BlobStream
 
 # A range that begins further into a blob than this does not wait for a fill from its beginning.
@@ -68,6 +69,7 @@ class Blobs:
         proofs: Proofs,
         existence: Existence,
         debts: Debts,
+        vouched: Vouched,
         outages: Outages,
         events: Events,
     ) -> None:
@@ -75,6 +77,7 @@ class Blobs:
         self._proofs = proofs
         self._existence = existence
         self._debts = debts
+        self._vouched = vouched
         self._outages = outages
         self._events = events
 
@@ -87,7 +90,12 @@ class Blobs:
         owed = self._debts.find(target, digest)
         if owed is not None and self._store.contains(digest):
             return owed.size
-        size = await self._existence.ask(target, digest)
+        try:
+            size = await self._existence.ask(target, digest)
+        except RegistryError as error:
+            if not (isinstance(error, BlobUnknown) or error.is_trouble):
+                self._vouched.drop(target, digest)
+            raise
         if size is None:
             pin = self._store.find(digest)
             if pin is not None:
@@ -120,6 +128,7 @@ class Blobs:
         return await self._follow(target, digest)
 
     async def delete(self, target: Target, digest: Digest) -> None:
+        self._vouched.drop(target, digest)
         self._existence.drop(target, digest)
         if await self._debts.forgive(target, digest):
             return
@@ -207,6 +216,8 @@ class Blobs:
         proof = self._proofs.find(target, digest)
         if proof is not None:
             return proof.size
+        if self._vouched.has(target, digest):
+            return None
         registry = target.registry.name
         if self._proofs.had(target, digest) and not self._outages.shall_ask(registry):
             self._outages.tell(registry)

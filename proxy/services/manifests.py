@@ -16,6 +16,7 @@ from proxy.buildcache import Alias, Form, Want
 from proxy.errors import ManifestUnknown, NameUnknown, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest, Manifest, Reference, Tag
+from proxy.services.completeness import Completeness
 from proxy.services.known import KnownManifests
 from proxy.services.recognized import Recognized
 from proxy.services.registries import Target
@@ -59,11 +60,13 @@ class Manifests:
         known: KnownManifests,
         tags: Tags,
         recognized: Recognized,
+        completeness: Completeness,
         events: Events,
     ) -> None:
         self._known = known
         self._tags = tags
         self._recognized = recognized
+        self._completeness = completeness
         self._events = events
         # The last part of a key: whether trouble is waited out.
         self._heads: SingleFlight[tuple[str, str, Tag, int, bool], Head] = SingleFlight()
@@ -84,13 +87,25 @@ class Manifests:
             known = await self._find(target, reference)
             if known is not None:
                 await self._confirm(target, reference, fresh=fresh)
+                await self._completeness.check(target, reference, known)
                 return _head_of(known)
             found = await target.registry.head_manifest(target.repository, reference, patient=fresh)
-            return Head(reference, found.media_type, found.size)
-        head = await self._revalidate(target, reference, fresh=fresh)
-        if want is Want.STORED or not await self._converts(target, head):
+            head = Head(reference, found.media_type, found.size)
+            converts = False
+        else:
+            head = await self._revalidate(target, reference, fresh=fresh)
+            converts = want is not Want.STORED and await self._converts(target, head)
+        if not self._may_be_cache(head):
             return head
-        manifest = await self._show(target, await self._current(target, head), want)
+        try:
+            manifest = await self._current(target, head)
+        except RegistryError:
+            if converts:
+                raise
+            return head  # its bytes were to be looked at, not to be given
+        await self._completeness.check(target, reference, manifest)
+        if converts:
+            manifest = await self._show(target, manifest, want)
         return _head_of(manifest, head.age)
 
     async def get(
@@ -99,9 +114,11 @@ class Manifests:
         """The manifest for a client that wants it so; raises `ManifestUnknown`."""
         if isinstance(reference, Digest):
             manifest = await self._find(target, reference) or await self._fetch(target, reference)
+            await self._completeness.check(target, reference, manifest)
             return Given(manifest)
         head = await self._revalidate(target, reference, fresh=fresh)
         manifest = await self._current(target, head)
+        await self._completeness.check(target, reference, manifest)
         if want is not Want.STORED and await self._converts(target, head):
             manifest = await self._show(target, manifest, want)
         return Given(manifest, head.age)
@@ -210,6 +227,11 @@ class Manifests:
         return await self._fetches.do((*target.key, digest), fetch)
 
     # Forms
+
+    def _may_be_cache(self, head: Head) -> bool:
+        return head.media_type in buildcache.MEDIA_TYPES and not self._recognized.is_other(
+            head.digest
+        )
 
     async def _converts(self, target: Target, head: Head) -> bool:
         """Whether a client may have to see something other than what is stored."""

@@ -23,6 +23,7 @@ from proxy.errors import (
 )
 from proxy.events import Event, Events, Kind
 from proxy.oci import EMPTY_DESCRIPTOR, EMPTY_JSON, Digest, Manifest, Reference, Tag
+from proxy.services.completeness import Completeness
 from proxy.services.debts import Debts
 from proxy.services.existence import Existence
 from proxy.services.known import KnownManifests
@@ -61,6 +62,7 @@ class Pushes:
     def __init__(
         self,
         known: KnownManifests,
+        completeness: Completeness,
         debts: Debts,
         openings: Openings,
         existence: Existence,
@@ -69,6 +71,7 @@ class Pushes:
         events: Events,
     ) -> None:
         self._known = known
+        self._completeness = completeness
         self._debts = debts
         self._openings = openings
         self._existence = existence
@@ -111,6 +114,7 @@ class Pushes:
         self._events.emit(
             Event(Kind.PUSHED_MANIFEST, registry, repository, reference, len(content))
         )
+        self._completeness.pushed(target, Manifest(content, media_type, digest))
         return Pushed(digest, reply.subject, reply.tags)
 
     async def delete(self, target: Target, reference: Reference) -> None:
