@@ -75,6 +75,9 @@ class ManifestHandlers:
             headers["OCI-Subject"] = pushed.subject
         if pushed.tags:
             headers["OCI-Tag"] = ", ".join(pushed.tags)
+        if pushed.warnings:
+            # distribution-spec, "Warnings": the code 299, no agent, a quoted string.
+            headers["Warning"] = ", ".join(f'299 - "{text}"' for text in pushed.warnings)
         return reply(201, headers=headers)
 
     async def delete(

@@ -20,6 +20,7 @@ from proxy.errors import ManifestUnknown
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest, Manifest, Reference
 from proxy.services.existence import Existence
+from proxy.services.import_limit import ImportLimit
 from proxy.services.leases import Leases
 from proxy.services.proofs import Proofs
 from proxy.services.recognized import CacheContents, Recognized
@@ -81,6 +82,7 @@ class Completeness:
         self._recognized = recognized
         self._events = events
         self._clock = clock
+        self._limit = ImportLimit()
         self._checks: SingleFlight[tuple[_Key, int], _Verdict] = SingleFlight()
         self._verdicts: LRUCache[_Key, _Verdict] = LRUCache(_VERDICTS)
         self._pushes: LRUCache[tuple[str, str], int] = LRUCache(_VERDICTS)
@@ -96,6 +98,7 @@ class Completeness:
         if contents is None:
             return
         self._existence.expect(target, contents.blobs)
+        self._limit.check(target, manifest, contents)
         key = _key(target, contents)
         verdict = self._find(target, key)
         if verdict is None:
@@ -112,15 +115,16 @@ class Completeness:
         for digest in verdict.saved:
             self._vouched.add(target, digest)
 
-    def pushed(self, target: Target, manifest: Manifest) -> None:
-        """Upstream has taken the manifest, in the client's form or another."""
+    def pushed(self, target: Target, manifest: Manifest) -> tuple[str, ...]:
+        """Upstream has taken the manifest, in the client's form or another; gives warnings."""
         contents = self._recognized.read(manifest)
         if contents is None:
-            return
+            return ()
         self._existence.expect(target, contents.blobs)
         if target.registry.is_ecr:  # which has just looked for each blob itself (ECR.md §4)
             until = self._clock() + _WHOLE_SECONDS
             self._verdicts[_key(target, contents)] = _Verdict(until, self._pushes_seen)
+        return self._limit.check(target, manifest, contents)
 
     def _hear(self, event: Event) -> None:
         """Whatever is pushed may be what a broken cache lacks."""

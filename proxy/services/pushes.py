@@ -54,6 +54,7 @@ class Pushed:
     digest: Digest
     subject: str | None
     tags: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Pushes:
@@ -114,8 +115,8 @@ class Pushes:
         self._events.emit(
             Event(Kind.PUSHED_MANIFEST, registry, repository, reference, len(content))
         )
-        self._completeness.pushed(target, Manifest(content, media_type, digest))
-        return Pushed(digest, reply.subject, reply.tags)
+        warnings = self._completeness.pushed(target, Manifest(content, media_type, digest))
+        return Pushed(digest, reply.subject, reply.tags, warnings)
 
     async def delete(self, target: Target, reference: Reference) -> None:
         """Delete upstream what the client knows under that tag or digest."""
