@@ -14,6 +14,7 @@ from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Digest
 from proxy.standin import Fault, StandIn
+from proxy.upstream import Tuning
 from tests.caches import ALL_TYPES, OLD, Cache, only
 from tests.clocks import Clock
 from tests.running import Answer, RunningProxy, running, settings_for
@@ -189,6 +190,21 @@ async def test_a_client_that_is_about_to_push_is_told_of_the_trouble(
         for method in ("HEAD", "GET"):
             headers = ALL_TYPES if method == "HEAD" else only(media_type)
             assert (await proxy.client.ask(method, path, headers=headers)).status == 200
+
+
+@pytest.mark.parametrize("path", [TAG, BY_DIGEST])
+async def test_for_a_client_that_is_about_to_push_trouble_is_waited_out(
+    standin: StandIn, proxy: RunningProxy, path: str
+) -> None:
+    """By more attempts than a reader's question gets."""
+    proxy.timing = replace(proxy.timing, tuning=Tuning(first_pause=0.001))
+    await proxy.restart()
+    fault = Fault(server="registry", method="HEAD", path="/manifests/", status=503, times=8)
+    trouble = standin.faults.add(fault)
+    got = await proxy.client.ask("HEAD", path, headers=only(OCI_MANIFEST))
+    assert (got.status, got.digest) == (200, DIGEST)
+    assert "Warning" not in got.headers
+    assert trouble.is_spent
 
 
 async def test_a_request_may_refuse_stale_answers(standin: StandIn, proxy: RunningProxy) -> None:
