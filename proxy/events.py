@@ -20,7 +20,7 @@ class Kind(StrEnum):
     EVICTED = "evicted"
     CORRUPT = "corrupt"  # what upstream sent, or what is on disk, does not hash to its digest
     DEGRADED = "degraded"  # the disk is full or refuses: nothing is stored for now
-    RECOVERED = "recovered"  # the end of that
+    RECOVERED = "recovered"  # the end of that, or of an outage of upstream's
     PUSHED_BLOB = "pushed-blob"
     PUSHED_MANIFEST = "pushed-manifest"
     REPAIRED = "repaired"  # what upstream had lost of a pushed manifest was sent again from disk

@@ -18,7 +18,9 @@ from yarl import URL
 
 from proxy import errors
 from proxy.errors import RegistryError
+from proxy.events import Events
 from proxy.upstream.auth import Authorizer
+from proxy.upstream.breaker import Breaker
 from proxy.upstream.errors import (
     Kind,
     What,
@@ -102,6 +104,7 @@ class Client:
         redirect_hosts: tuple[str, ...],
         is_ecr: bool,
         limits: Limits,
+        events: Events,
         tuning: Tuning,
     ) -> None:
         """`base`: the URL that `/v2/` follows, without a slash at its end."""
@@ -113,6 +116,7 @@ class Client:
         self._base = base
         self._destinations = Destinations(URL(base, encoded=True), redirect_hosts)
         self._tuning = tuning
+        self._breaker = Breaker(self._probe, registry=name, events=events, tuning=tuning)
 
     def what(self, kind: Kind, repository: str = "", reference: str = "") -> What:
         return What(self.name, kind, repository, reference)
@@ -122,12 +126,14 @@ class Client:
         repetitions = Repetitions(self._tuning, patient=call.patient)
         while True:
             async with self.open(call, repetitions) as response:
+                begun = self._breaker.begin()
                 try:
                     body = await _read(response, limit)
                 except (aiohttp.ClientError, OSError) as error:
-                    if call.safe and await repetitions.pause():
+                    failure = self._fail(error, response.url, call, begun)
+                    if call.safe and await self._pause(repetitions):
                         continue
-                    raise translate_failure(error, response.url, call.what) from error
+                    raise failure from error
                 if len(body) > limit:
                     raise errors.BadGateway(
                         f"{self.name} answered with over {limit} bytes for {call.what}"
@@ -150,7 +156,13 @@ class Client:
         finally:
             response.close()
 
+    @property
+    def is_down(self) -> bool:
+        """Whether the registry does not answer, so that nobody asks it."""
+        return self._breaker.is_down
+
     async def close(self) -> None:
+        await self._breaker.close()
         await self._authorizer.close()
         await self._transport.close()
 
@@ -164,6 +176,7 @@ class Client:
         while True:
             own = self._destinations.takes_credentials(start)
             if own:
+                await self._breaker.admit(repetitions.deadline if repetitions.patient else None)
                 length = call.body.length if call.body is not None else 0
                 await self._limits.take(count_operations(call.method, call.what.kind, length))
             used = await self._authorizer.header(call.scope) if own else None
@@ -176,9 +189,9 @@ class Client:
                     stalled = True
                     continue
                 few = call.drop_may_answer and isinstance(failed.error, Dropped)
-                if repeatable and await repetitions.pause(few=few):
+                if repeatable and await self._pause(repetitions, few=few):
                     continue
-                raise translate_failure(failed.error, failed.url, call.what) from failed.error
+                raise self._mend_later(failed.failure) from failed.error
             if response.status in call.ok or response.status == 404:
                 self._authorizer.accepted(used, scope=call.scope)
             if response.status in call.ok:
@@ -198,14 +211,14 @@ class Client:
             if (
                 status in REPEATABLE
                 and (call.safe or status == 429)
-                and await repetitions.pause(retry_after(headers.get("Retry-After")))
+                and await self._pause(repetitions, retry_after(headers.get("Retry-After")))
             ):
                 continue
             if abroad and url != start:
-                raise self._refused_abroad(status, words, url, call)
+                raise self._mend_later(self._refused_abroad(status, words, url, call))
             if status == 401:
                 raise refused_credentials(words, call.what, had_some=used is not None)
-            raise translate(status, headers, body, call.what)
+            raise self._mend_later(translate(status, headers, body, call.what))
 
     async def _follow(
         self, call: Call, start: URL, used: str | None, silence: float | None
@@ -217,10 +230,16 @@ class Client:
             # than its signature (ECR.md §3).
             own = self._destinations.takes_credentials(url)
             request = Request(call.method, url, call.headers, call.body, call.pool, silence)
+            begun = self._breaker.begin()
             try:
                 response = await self._transport.send(request, used if own else None)
             except (aiohttp.ClientError, OSError) as error:
-                raise _Failed(error, url) from error
+                raise _Failed(error, self._fail(error, url, call, begun)) from error
+            if own and response.status < 500:
+                self._breaker.answered()
+            elif own:
+                outage = translate(response.status, response.headers, b"", call.what)
+                self._breaker.failed(outage, begun)
             redirected = response.status in _REDIRECTS and call.method in {"GET", "HEAD"}
             if not redirected or response.status in call.ok:
                 return response, url
@@ -231,6 +250,45 @@ class Client:
             location = resolve(target, base=location)
             url = self._destinations.check(location)
         raise errors.BadGateway(f"{self.name} redirects {call.what} over and over")
+
+    def _fail(self, error: Exception, url: URL, call: Call, begun: int) -> RegistryError:
+        """What an exchange failed with, told to the breaker if it was with the registry."""
+        failure = translate_failure(error, url, call.what)
+        if self._destinations.takes_credentials(url) and not isinstance(error, aiohttp.InvalidURL):
+            self._breaker.failed(failure, begun, silent=isinstance(error, TimeoutError))
+        return failure
+
+    async def _pause(
+        self, repetitions: Repetitions, asked: float | None = None, *, few: bool = False
+    ) -> bool:
+        """Wait before the next attempt; False when there is to be none."""
+        if self._breaker.is_down:
+            return repetitions.patient  # it is the breaker that says when
+        return await repetitions.pause(asked, few=few)
+
+    def _mend_later(self, error: RegistryError) -> RegistryError:
+        """The same error, which says when to come again if it is of trouble."""
+        if error.is_trouble and error.wire_status >= 500:
+            error.headers.setdefault("Retry-After", str(self._breaker.retry_after()))
+        return error
+
+    async def _probe(self, limit: float) -> None:
+        """Raise unless the registry answers anything at all within `limit` seconds."""
+        what = self.what(Kind.REGISTRY)
+        url = URL(f"{self._base}/v2/", encoded=True)
+        try:
+            async with asyncio.timeout(limit):
+                try:
+                    used = await self._authorizer.header()
+                except RegistryError:
+                    used = None  # a refusal is an answer
+                request = Request("GET", url, pool=Pool.PROBES)
+                response = await self._transport.send(request, used)
+        except (aiohttp.ClientError, OSError) as error:
+            raise translate_failure(error, url, what) from error
+        response.close()
+        if response.status >= 500:
+            raise translate(response.status, response.headers, b"", what)
 
     async def _refresh(
         self,
@@ -302,12 +360,12 @@ def _stalled(call: Call, error: Exception) -> bool:
 
 
 class _Failed(Exception):
-    """An exchange that broke, and with whom; never leaves this module."""
+    """An exchange that broke, and what that is to a client; never leaves this module."""
 
-    def __init__(self, error: Exception, url: URL) -> None:
+    def __init__(self, error: Exception, failure: RegistryError) -> None:
         super().__init__(str(error))
         self.error = error
-        self.url = url
+        self.failure = failure
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:

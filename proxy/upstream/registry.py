@@ -112,6 +112,11 @@ class Registry(ManifestCalls, BlobCalls, UploadCalls, ListingCalls):
             return await self._questions.do("peer", self._ask_peer)
         return self._peer
 
+    @property
+    def is_down(self) -> bool:
+        """Whether it does not answer: until it does, whatever is asked fails at once or waits."""
+        return self._client.is_down
+
     def credentials_problem(self) -> str | None:
         """Why no credentials can be had right now, None if all is well. Asks nobody."""
         return self._client.problem()
@@ -183,6 +188,7 @@ async def open_registry(
         redirect_hosts=_redirect_hosts(config, host),
         is_ecr=config.ecr,
         limits=limits,
+        events=events,
         tuning=tuning,
     )
     api: EcrApi | None = None

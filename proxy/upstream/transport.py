@@ -36,18 +36,20 @@ _READ_BYTES: Final = 512 * 1024
 class Pool(Enum):
     """Which connections a request uses.
 
-    Three pools, so that what is slow cannot starve what is quick. REQUESTS (capped per host) are
+    Several pools, so that what is slow cannot starve what is quick. REQUESTS (capped per host) are
     answered at upstream's pace, so each one gives its connection back soon. UPLOADS (capped per
     host: many at once have caused socket failures, ECR.md §7) hold theirs for as long as a chunk
     takes. DOWNLOADS are read at the pace of whoever reads the blob, which may be a stalled client:
     under a cap a few of those would shut everybody else out, for ever if the one who waits is the
     one they wait for. So they have none; the proxy's own readers, one a client connection or a
-    fill, bound them.
+    fill, bound them. PROBES ask whether anybody is there: each on a connection of its own, since
+    all of those that stand may be dead.
     """
 
     REQUESTS = auto()
     UPLOADS = auto()
     DOWNLOADS = auto()
+    PROBES = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +141,16 @@ class Transport:
             Pool.REQUESTS: tuning.connections,
             Pool.UPLOADS: tuning.connections,
             Pool.DOWNLOADS: 0,
+            Pool.PROBES: 0,
         }
         self._sessions = {
             pool: aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, limit_per_host=limit, ssl=context),
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    limit_per_host=limit,
+                    ssl=context,
+                    force_close=pool is Pool.PROBES,
+                ),
                 middlewares=(_send_once,),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,

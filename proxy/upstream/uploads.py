@@ -65,7 +65,7 @@ class UploadCalls:
         try:
             reply = await self._client.ask(call)
         except BadGateway as error:
-            if self.is_ecr and isinstance(error.__cause__, Dropped):
+            if self.is_ecr and isinstance(error.__cause__, Dropped) and not self._client.is_down:
                 # Until 2024 that was ECR's way to say so (ECR.md §5).
                 raise NameUnknown(
                     f"{self._client.name} drops the connection when asked for an upload to "

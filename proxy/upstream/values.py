@@ -71,6 +71,9 @@ class Tuning:
     request. `between` is the least time between two requests for a token after one failed.
     `connections` is per host, for requests and for uploads each. `rates` are ECR's, in requests a
     second by operation, where they are not those of ECR.md §4.
+
+    So many `failures` in a row make an outage likely; `verdict` is what the registry then has to
+    answer a probe in. `first_probe` to `last_probe` is how far apart those after it are.
     """
 
     connect: float = 10.0
@@ -88,6 +91,10 @@ class Tuning:
     close_wait: float = 2.0
     connections: int = 32
     rates: Mapping[str, float] | None = None
+    failures: int = 3
+    verdict: float = 4.0
+    first_probe: float = 1.0
+    last_probe: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

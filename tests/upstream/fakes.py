@@ -28,6 +28,9 @@ QUICK = Tuning(
     first_pause=0.001,
     longest_pause=0.01,
     between=30.0,
+    verdict=10.0,
+    first_probe=0.001,
+    last_probe=0.01,
     start_wait=30.0,
     close_wait=10.0,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -11,6 +12,7 @@ from proxy.errors import BadGateway
 from proxy.events import Events
 from proxy.peer import PEER_HEADER
 from proxy.upstream import Registry, RegistryConfig, open_registry
+from tests.upstream.conftest import OpenRegistry
 from tests.upstream.fakes import QUICK, Answer, FakeAws, FakeServer
 
 
@@ -28,14 +30,17 @@ async def test_peer_is_known_by_its_header_and_asked_once(
     assert len(server.seen) == 1
 
 
-async def test_peer_that_did_not_answer_is_asked_again(plain: Registry, server: FakeServer) -> None:
-    server.tell(
-        "GET", "/v2/", *[Answer(500)] * QUICK.attempts, Answer(200, b"", {PEER_HEADER: "1"})
+async def test_peer_that_did_not_answer_is_asked_again(
+    open_: OpenRegistry, server: FakeServer
+) -> None:
+    server.tell("GET", "/v2/", Answer(500), Answer(200, b"", {PEER_HEADER: "1"}))
+    registry = await open_(
+        RegistryConfig(name="lan", url=server.url), tuning=replace(QUICK, attempts=1)
     )
     with pytest.raises(BadGateway):
-        await plain.is_peer()
-    assert plain.peer is None
-    assert await plain.is_peer()
+        await registry.is_peer()
+    assert registry.peer is None
+    assert await registry.is_peer()
 
 
 async def test_close_leaves_neither_task_nor_connection(
