@@ -38,7 +38,6 @@ from proxy.services.leases import Leases
 from proxy.services.listings import Listings
 from proxy.services.manifests import Manifests
 from proxy.services.openings import Openings
-from proxy.services.outages import Outages
 from proxy.services.proofs import Proofs
 from proxy.services.pushes import Pushes
 from proxy.services.recognized import Recognized
@@ -280,9 +279,8 @@ async def build(
             raise StartError(str(error)) from error
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, debts.expire))
 
-        outages = Outages(events, clock=timing.clock)
         vouched = Vouched(clock=timing.clock)
-        blobs = Blobs(store, proofs, existence, debts, vouched, outages, events)
+        blobs = Blobs(store, proofs, existence, debts, vouched, events, clock=timing.clock)
         tags = Tags(
             records,
             events,

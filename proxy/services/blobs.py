@@ -6,6 +6,7 @@ to ask, and that nobody gets a blob that upstream does not grant under the repos
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
 from proxy.services.debts import Debts
 from proxy.services.existence import Existence
-from proxy.services.outages import Outages
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Target
 from proxy.services.vouched import Vouched
@@ -26,6 +26,8 @@ from proxy.upstream import BlobStream
 
 # A range that begins further into a blob than this does not wait for a fill from its beginning.
 FAR_AHEAD: Final = 16 * 1024 * 1024
+# How often it is told that older proofs are trusted.
+_TELL_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +72,19 @@ class Blobs:
         existence: Existence,
         debts: Debts,
         vouched: Vouched,
-        outages: Outages,
         events: Events,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` gives seconds that never go back."""
         self._store = store
         self._proofs = proofs
         self._existence = existence
         self._debts = debts
         self._vouched = vouched
-        self._outages = outages
         self._events = events
+        self._clock = clock
+        self._tell_at: dict[str, float] = {}  # by registry, when older proofs are in use
 
     async def stat(self, target: Target, digest: Digest) -> int | None:
         """The blob's size in bytes as upstream has it; raises `BlobUnknown`.
@@ -218,24 +223,23 @@ class Blobs:
             return proof.size
         if self._vouched.has(target, digest):
             return None
-        registry = target.registry.name
-        if self._proofs.had(target, digest) and not self._outages.shall_ask(registry):
-            self._outages.tell(registry)
-            return None
         try:
-            size = await self._existence.fetch(target, digest, patient=False)
+            # In an outage that fails at once, without asking anybody.
+            return await self._existence.fetch(target, digest, patient=False)
         except RegistryError as error:
-            if not error.is_trouble:
-                self._outages.answered(registry)
+            if not error.is_trouble or not self._proofs.had(target, digest):
                 raise
-            self._outages.failed(registry)
-            # The proof is looked for again: in the meantime upstream may have denied it.
-            if not self._proofs.had(target, digest):
-                raise
-            self._outages.tell(registry)
-            return None
-        self._outages.answered(registry)
-        return size
+        self._tell_of_stale_proofs(target.registry.name)
+        return None
+
+    def _tell_of_stale_proofs(self, registry: str) -> None:
+        """Say, once in a while, that readers are let in by what was proved before."""
+        now = self._clock()
+        if now < self._tell_at.get(registry, now):
+            return
+        self._tell_at[registry] = now + _TELL_SECONDS
+        detail = "it cannot be asked who may read what is on disk; older answers are trusted"
+        self._events.emit(Event(Kind.TROUBLE, registry, detail=detail))
 
     def _tell(
         self, kind: Kind, target: Target, digest: Digest, size: int, detail: str = ""

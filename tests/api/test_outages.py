@@ -15,6 +15,7 @@ from proxy.events import Kind
 from proxy.oci import OCI_MANIFEST, Digest
 from proxy.services.proofs import PROOF_SECONDS
 from proxy.standin import Fault, StandIn
+from proxy.upstream import Tuning
 from tests.caches import Cache
 from tests.running import RunningProxy, running, settings_for
 
@@ -22,6 +23,8 @@ BLOB = os.urandom(100_000)
 DIGEST = Digest.of(BLOB)
 PATH = f"/v2/app/blobs/{DIGEST}"
 STALE_SECONDS = 600.0
+# The end of an outage is found soon.
+TUNING = Tuning(first_probe=0.01, last_probe=0.05)
 
 # A wait that is asked for beyond all patience: the proxy fails at once.
 OUTAGE = Fault(server="registry", path="/blobs/", status=503, headers={"Retry-After": "99"})
@@ -58,7 +61,7 @@ async def proxy(standin: StandIn, tmp_path: Path, clock: Clock) -> AsyncIterator
         standin.state.put_manifest(repository, cache.image_manifest, OCI_MANIFEST)
     settings = settings_for(registry_of(standin), cache_dir=tmp_path)
     settings = replace(settings, stale_if_error=STALE_SECONDS)
-    async with running(settings, timing=Timing(clock=clock)) as proxy:
+    async with running(settings, timing=Timing(clock=clock, tuning=TUNING)) as proxy:
         assert await _get(proxy) == 200
         await proxy.until(Kind.STORED)
         yield proxy
@@ -72,6 +75,15 @@ async def _get(proxy: RunningProxy, repository: str = "app") -> int:
 
 def _break(standin: StandIn, fault: Fault = OUTAGE) -> None:
     standin.faults.add(replace(fault, times=None))
+
+
+async def _shut_down(standin: StandIn, proxy: RunningProxy) -> None:
+    """Let the registry answer nothing any more, and the proxy find that out."""
+    _break(standin, replace(OUTAGE, path=""))
+    for _ in range(Tuning().failures):
+        await proxy.client.ask("HEAD", "/v2/app/manifests/none")
+    while not any(e.kind is Kind.TROUBLE and "until it answers" in e.detail for e in proxy.told):
+        await proxy.client.ask("HEAD", "/v2/app/manifests/none")
 
 
 def _asked(standin: StandIn) -> int:
@@ -146,23 +158,39 @@ async def test_a_deleted_blob_is_not_served_by_an_older_proof(
     assert await _get(proxy) == 503
 
 
-async def test_in_an_outage_only_one_in_a_few_seconds_waits_for_upstream(
+async def test_in_an_outage_nobody_waits_for_upstream(
     standin: StandIn, proxy: RunningProxy, clock: Clock
 ) -> None:
-    _break(standin)
+    await _shut_down(standin, proxy)
     clock.now += PROOF_SECONDS
     asked = _asked(standin)
     for _ in range(3):
         assert await _get(proxy) == 200
-    assert _asked(standin) == asked + 1
-    clock.now += 5
-    for _ in range(3):
-        assert await _get(proxy) == 200
-    assert _asked(standin) == asked + 2
     assert _troubles(proxy) == 1
     clock.now += 60
     assert await _get(proxy) == 200
     assert _troubles(proxy) == 2
+    assert _asked(standin) == asked
+
+
+async def test_in_an_outage_what_is_not_on_disk_is_refused_with_when_to_come_again(
+    standin: StandIn, proxy: RunningProxy
+) -> None:
+    await _shut_down(standin, proxy)
+    for path in ("manifests/none", f"blobs/{Digest.of(b'none')}"):
+        got = await proxy.client.ask("GET", f"/v2/app/{path}")
+        assert got.status == 503
+        assert int(got.headers["Retry-After"]) >= 1
+        assert b"does not answer" in got.body
+
+
+async def test_the_end_of_an_outage_is_found_without_a_client(
+    standin: StandIn, proxy: RunningProxy
+) -> None:
+    await _shut_down(standin, proxy)
+    standin.faults.clear()
+    await proxy.until(Kind.RECOVERED)
+    assert await _get(proxy, "other") == 200
 
 
 async def test_after_an_outage_upstream_is_asked_as_before(
