@@ -22,7 +22,7 @@ from typing import Self
 from urllib.parse import urljoin, urlsplit
 
 from proxy.oci import OCI_INDEX, OCI_MANIFEST, Digest
-from tests.caches import CONFIG, OCI_LAYER, OLD, Cache, only
+from tests.caches import ALL_TYPES, CONFIG, OCI_LAYER, OLD, Cache, only
 
 # A client that waits longer has been forgotten.
 _PATIENCE = 120.0
@@ -137,6 +137,16 @@ class Exporter:
             export.failure = refused.exchange
         export.seconds = time.perf_counter() - begun
         return export
+
+    async def look_up(self, repository: str, tag: str) -> Digest:
+        """What an importer does first, and most jobs before they export: HEAD tag, GET manifest."""
+        self._export = Export()
+        path = f"/v2/{repository}/manifests/"
+        found = await self._ask("HEAD", f"{path}{tag}", ALL_TYPES, (200,))
+        digest = Digest.parse(found.headers["docker-content-digest"])
+        media_type = found.headers["content-type"]
+        await self._ask("GET", f"{path}{digest}", only(media_type), (200,))
+        return digest
 
     async def _layer(self, repository: str, content: bytes) -> None:
         for pause in self._pauses:

@@ -33,7 +33,7 @@ _REMEMBERED: Final = 200_000
 
 
 def compare(place: Path, *, layers: int, size: int, seed: int) -> str:
-    """A first export and three that change nothing, by three ways; what is to be printed."""
+    """A first export and others that change nothing, by three ways; what is to be printed."""
     cache = _cache([size] * layers, seed)
     rows: dict[str, dict[str, _Run]] = {}
     with servers.upstream(place / "upstream", recorded_requests=_REMEMBERED) as upstream:
@@ -47,6 +47,8 @@ def compare(place: Path, *, layers: int, size: int, seed: int) -> str:
                 through[name] = _run(upstream, proxy.server, "through", cache)
         with servers.proxy(folder, upstream) as proxy:
             through["restarted"] = _run(upstream, proxy.server, "through", cache)
+        with servers.proxy(folder, upstream) as proxy:
+            through["imported"] = _run(upstream, proxy.server, "through", cache, imported=True)
         with servers.proxy(place / "other", upstream) as proxy:
             through["another"] = _run(upstream, proxy.server, "through", cache)
     return _table(_title("export", layers, size), rows)
@@ -150,11 +152,15 @@ def _run(
     cache: Cache,
     *,
     image_manifest: bool = False,
+    imported: bool = False,
 ) -> _Run:
+    """`imported`: the cache is looked up first, which is not timed, but counted."""
     upstream.control("DELETE", "requests")
 
     async def push() -> Export:
         async with Exporter(server.url, login=server.login) as exporter:
+            if imported:
+                await exporter.look_up(repository, "cache")
             return await exporter.export(repository, "cache", cache, image_manifest=image_manifest)
 
     export = asyncio.run(push())
@@ -175,6 +181,7 @@ _AGAIN: Final = {
     "first": "first",
     "again": "unchanged",
     "restarted": "unchanged, proxy restarted",
+    "imported": "the same, imported first",
     "another": "unchanged, another proxy",
 }
 
