@@ -33,6 +33,7 @@ from proxy.services.blobs import Blobs
 from proxy.services.completeness import Completeness
 from proxy.services.debts import Debts
 from proxy.services.existence import Existence
+from proxy.services.expected import Expected
 from proxy.services.known import KnownManifests
 from proxy.services.leases import Leases
 from proxy.services.listings import Listings
@@ -255,7 +256,9 @@ async def build(
         leases = Leases(store, clock=timing.clock)
         stack.callback(leases.close)
         await stack.enter_async_context(_every(_TEND_SECONDS, leases.expire))
-        existence = Existence(store, proofs, leases, events, clock=timing.clock)
+        expected = Expected(records)
+        stack.push_async_callback(expected.close)
+        existence = Existence(store, proofs, leases, expected, events, clock=timing.clock)
         stack.push_async_callback(existence.close)
 
         tuning = timing.tuning

@@ -18,6 +18,7 @@ from proxy.cache import BlobStore
 from proxy.errors import BlobUnknown, RegistryError
 from proxy.events import Events
 from proxy.oci import Digest
+from proxy.services.expected import Expected
 from proxy.services.leases import Leases
 from proxy.services.proofs import Proofs
 from proxy.services.questions import Questions, no_blob
@@ -27,8 +28,6 @@ from proxy.upstream import BlobState
 # How long an answer stands that upstream has given, whatever it was.
 FRESH_SECONDS: Final = 60.0
 _MAX_ABSENT: Final = 20_000
-# What caches are made of, last seen: about 150 bytes each.
-_MAX_EXPECTED: Final = 50_000
 
 _Key: TypeAlias = tuple[str, str, Digest]
 
@@ -51,7 +50,7 @@ class Existence:
     `clock` gives seconds that never go back.
 
     Invariants: no key is in `_absent` that was proved later; `_absent` is in the order of its
-    times; `_expected_count` is the number of digests in `_expected`.
+    times.
     """
 
     def __init__(
@@ -59,6 +58,7 @@ class Existence:
         store: BlobStore,
         proofs: Proofs,
         leases: Leases,
+        expected: Expected,
         events: Events,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -68,8 +68,7 @@ class Existence:
         self._leases = leases
         self._clock = clock
         self._absent: OrderedDict[_Key, float] = OrderedDict()
-        self._expected: OrderedDict[tuple[str, str], tuple[Digest, ...]] = OrderedDict()
-        self._expected_count = 0
+        self._expected = expected
         self._questions = Questions(events, expected=self._unknown, heard=self._hear, clock=clock)
 
     async def close(self) -> None:
@@ -142,13 +141,7 @@ class Existence:
         """The blobs of the cache manifest that was last seen there: who pushes the next one will
         ask for most of them, and they are asked for together.
         """
-        old = self._expected.pop(target.key, ())
-        new = tuple(dict.fromkeys(digests))
-        self._expected[target.key] = new
-        self._expected_count += len(new) - len(old)
-        while self._expected_count > _MAX_EXPECTED:
-            _, gone = self._expected.popitem(last=False)
-            self._expected_count -= len(gone)
+        self._expected.set(target, digests)
 
     def _find_fresh(self, target: Target, digest: Digest) -> Fact | None:
         denied = self._absent.get((*target.key, digest))
@@ -163,9 +156,10 @@ class Existence:
         """Whether it was proved not too long ago, and its bytes are here."""
         return self._proofs.has(target, digest) and self._store.contains(digest)
 
-    def _unknown(self, target: Target) -> list[Digest]:
+    async def _unknown(self, target: Target) -> list[Digest]:
         """What is expected to be asked for there, and could not be answered."""
-        expected = self._expected.get(target.key, ())
+        await self._expected.load(target)
+        expected = self._expected.find(target)
         return [digest for digest in expected if self.find(target, digest) is None]
 
     def _hear(self, target: Target, digest: Digest, answer: BlobState | RegistryError) -> None:

@@ -196,7 +196,10 @@ class Pushes:
             await self._gather(target, named)
             reply = await self._put(target, reference, manifest, tags, named)
         for digest in named:
-            self._existence.add(target, digest, None)
+            # Upstream has just looked for it. Whom it had not been granted to before has no grant
+            # now: not every registry looks, nor for everything.
+            if self._proofs.had(target, digest):
+                self._existence.add(target, digest, None)
         self._leases.release(target, named)
         # Tags that were to be set along are there if upstream says so.
         set_along = (tag for tag in tags if tag in reply.tags)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -79,7 +79,7 @@ class Questions:
         self,
         events: Events,
         *,
-        expected: Callable[[Target], Iterable[Digest]],
+        expected: Callable[[Target], Awaitable[Iterable[Digest]]],
         heard: Callable[[Target, Digest, BlobState | RegistryError], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -141,18 +141,18 @@ class Questions:
         questions = self._gathering.pop((*target.key, patient), [])
         if not questions:
             return  # closed
-        if self._may_batch(target):
-            questions += [
-                self._register(target, digest, patient=patient, wanted=False)
-                for digest in self._expected(target)
-                if (*target.key, patient, digest) not in self._questions
-            ]
-        task = asyncio.create_task(self._carry(target, questions))
+        task = asyncio.create_task(self._carry(target, questions, patient))
         self._rounds.add(task)
         task.add_done_callback(self._rounds.discard)
 
-    async def _carry(self, target: Target, questions: Sequence[_Question]) -> None:
+    async def _carry(self, target: Target, questions: list[_Question], patient: bool) -> None:
         try:
+            if self._may_batch(target):
+                questions += [
+                    self._register(target, digest, patient=patient, wanted=False)
+                    for digest in await self._expected(target)
+                    if (*target.key, patient, digest) not in self._questions
+                ]
             if len(questions) > 1 and self._may_batch(target):
                 await self._check(target, questions)
             # What nobody waits for is not worth a call of its own.

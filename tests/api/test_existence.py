@@ -15,7 +15,7 @@ from proxy.events import Kind
 from proxy.oci import OCI_MANIFEST, Digest
 from proxy.services.existence import FRESH_SECONDS
 from proxy.services.proofs import PROOF_SECONDS
-from proxy.standin import Fault, StandIn
+from proxy.standin import Fault, StandIn, StandInSettings
 from tests.caches import Cache
 from tests.running import RunningProxy, running, settings_for
 
@@ -175,3 +175,33 @@ async def test_a_file_that_was_cut_is_not_served_to_one_who_asked_before(
     head = await proxy.client.ask("HEAD", _path(DIGESTS[0]))
     assert int(head.headers["Content-Length"]) == len(BLOB)
     assert (await proxy.client.ask("GET", _path(DIGESTS[0]))).body == BLOB
+
+
+async def test_after_a_restart_the_first_question_is_about_the_whole_cache(
+    seeded: StandIn, proxy: RunningProxy
+) -> None:
+    assert (await proxy.client.ask("GET", "/v2/app/manifests/cache")).status == 200
+    await proxy.restart()
+    before = _questions(seeded)
+    for digest in DIGESTS:
+        assert await _status(proxy, digest) == 200
+    assert _questions(seeded) == before + 1
+
+
+async def test_a_manifest_that_upstream_does_not_check_grants_nobody_a_blob(
+    tmp_path: Path,
+) -> None:
+    """To name the digest of a private blob is not to have it."""
+    settings = StandInSettings(repositories=("app", "other"), check_layers=False)
+    async with (
+        StandIn(settings) as standin,
+        running(settings_for(registry_of(standin), cache_dir=tmp_path)) as proxy,
+    ):
+        cache = Cache.of(b"private")
+        await cache.push_blobs(proxy.client, "other")
+        await proxy.until_upstream(*map(Digest.of, cache.blobs))
+        put = await proxy.client.push_manifest("app", "mine", cache.image_manifest, OCI_MANIFEST)
+        assert put.status == 201
+        path = _path(Digest.of(b"private"))
+        assert (await proxy.client.ask("GET", path)).status == 404
+        assert (await proxy.client.ask("HEAD", path)).status == 404

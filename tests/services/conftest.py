@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cache import BlobStore
+from proxy.cache import BlobStore, RecordStore
 from proxy.events import Event, Events
 from proxy.oci import Digest, RepositoryName
 from proxy.services.existence import Existence
+from proxy.services.expected import Expected
 from proxy.services.leases import Leases
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Target
@@ -89,9 +90,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         await store.settled()
         proofs = Proofs(clock=clock)
         leases = Leases(store, clock=clock)
-        existence = Existence(store, proofs, leases, events, clock=clock)
+        expected = Expected(await RecordStore.open(store))
+        existence = Existence(store, proofs, leases, expected, events, clock=clock)
         yield World(standin, target, store, clock, proofs, leases, existence, told)
         await existence.close()
+        await expected.close()
         leases.close()
         await store.close()
         await registry.close()
