@@ -112,7 +112,7 @@ from proxy.config import (
 @click.option(
     "--shutdown-timeout",
     metavar="TIME",
-    help="How long requests in flight, and blobs owed to a registry, may take to finish at the end. "
+    help="How long requests in flight, and blobs owed to a registry, may take at the end. "
     f"[default: {DEFAULT_SHUTDOWN_TIMEOUT}]",
 )
 @click.option(

@@ -181,8 +181,13 @@ class Debts:
             await debt.transfer.settled()
         for digest in digests:
             failure = self._failures.get((*target.key, digest))
-            if failure is not None:
+            if failure is not None and not self._is_there(target, digest):
                 raise failure
+
+    def _is_there(self, target: Target, digest: Digest) -> bool:
+        """Whether upstream has been heard to have it after all, by somebody else's doing."""
+        fact = self._existence.find(target, digest)
+        return fact is not None and fact.exists
 
     async def drop(self, debt: Debt) -> None:
         """Owe it no more, though it is not paid."""
@@ -222,6 +227,7 @@ class Debts:
 
     def paid(self, target: Target, digest: Digest, size: int) -> None:
         """Upstream has just taken a blob, owed or not."""
+        self._failures.pop((*target.key, digest), None)
         self._existence.add(target, digest, size)
         self._leases.hold(target, digest, confirmed=True)  # until its manifest is there
         registry, repository = target.key
@@ -254,6 +260,7 @@ class Debts:
         )
         self._failures.pop((*target.key, digest), None)
         self._debts[*target.key, digest] = debt
+        transfer.count()
         transfer.when_over(lambda: self._settle(debt))
         return debt
 
@@ -268,6 +275,7 @@ class Debts:
             self.paid(debt.target, debt.digest, debt.size)
         else:
             self._failures[key] = failure
+            self._existence.drop(debt.target, debt.digest)
             detail = f"upstream refuses a blob that was taken here: {failure.message}"
             self._events.emit(
                 Event(Kind.TROUBLE, registry, repository, debt.digest, debt.size, detail)

@@ -182,6 +182,10 @@ class Transfer:
         """Wait until all of it, which is here, may be owed; raises as `settled`."""
         await self._uplink.promise(self.share)
 
+    def count(self) -> None:
+        """A client was, or is about to be, told that upstream will have it."""
+        self._uplink.count(self.share)
+
     def owe(self, size: int) -> None:
         """So many bytes are owed that nobody has asked for admission of."""
         self._uplink.owe(self.share, size)
@@ -308,9 +312,10 @@ class Transfer:
         trouble = self._uplink.failed(error)
         self._trouble = self._trouble or trouble
         self._trouble = Trouble(error, self._trouble.since)
-        registry, repository = self._upload.target.key
-        detail = f"upload begun anew: {error.message}"
-        self._events.emit(Event(Kind.TROUBLE, registry, repository, detail=detail))
+        if self._failures == 0:  # once, and not as long as it goes on
+            registry, repository = self._upload.target.key
+            detail = f"upload begun anew: {error.message}"
+            self._events.emit(Event(Kind.TROUBLE, registry, repository, detail=detail))
         pause = min(self._first_pause * 2**self._failures, _LONGEST_PAUSE)
         self._failures = min(self._failures + 1, 16)
         # Jitter, so that many that were throttled together do not come back together.

@@ -149,8 +149,13 @@ class Uplink:
     async def promise(self, share: Share) -> None:
         """Wait until one blob more may be owed, all of whose bytes are here; raises as `admit`."""
         await self.until(lambda: self.blobs < _MOST_BLOBS and self.owed <= self.limit)
-        share.promised = True
-        self.blobs += share.counted
+        self.count(share)
+
+    def count(self, share: Share) -> None:
+        """It is promised, whether there was room for that or not."""
+        if not share.promised:
+            share.promised = True
+            self.blobs += share.counted
 
     async def until(
         self, condition: Callable[[], bool], trouble: Callable[[], Trouble | None] | None = None

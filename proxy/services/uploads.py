@@ -138,7 +138,8 @@ class Uploads:
             except DigestInvalid:
                 await self._drop(session)
                 raise
-            if session.target.push_mode is PushMode.WRITE_BACK:
+            # ECR takes no blob without bytes (ECR.md §4), which its client should hear at once.
+            if session.target.push_mode is PushMode.WRITE_BACK and session.received.size:
                 await self._owe(session, session.received, digest)
             else:
                 await self._write_through(session, session.received, digest)

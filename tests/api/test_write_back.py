@@ -317,15 +317,35 @@ async def test_a_missing_repository_is_told_with_its_remedy(proxy: RunningProxy)
     assert b"--create-repositories" in answer.body
 
 
-@pytest.mark.parametrize("size", [0, 1, 5 * MIB, 5 * MIB + 1, 12 * MIB, 41 * MIB + 3])
+@pytest.mark.parametrize("size", [1, 5 * MIB, 5 * MIB + 1, 12 * MIB, 41 * MIB + 3])
 async def test_blobs_of_every_size_reach_upstream_whole(
     proxy: RunningProxy, standin: StandIn, size: int
 ) -> None:
     content = os.urandom(size)
-    if size == 0:
-        location = (await proxy.client.ask("POST", "/v2/app/blobs/uploads/")).headers["Location"]
-        await proxy.client.ask("PUT", f"{location}?digest={Digest.of(b'')}")
-        return
     digest = await proxy.client.push_blob("app", content)
     await proxy.until_upstream(digest)
     assert standin.state.files.path_of(digest).read_bytes() == content
+
+
+async def test_a_blob_without_bytes_is_refused_in_ecrs_words_at_once(
+    proxy: RunningProxy,
+) -> None:
+    location = (await proxy.client.ask("POST", "/v2/app/blobs/uploads/")).headers["Location"]
+    answer = await proxy.client.ask("PUT", f"{location}?digest={Digest.of(b'')}")
+    assert (answer.status, b"does not have any parts" in answer.body) == (400, True)
+
+
+async def test_what_failed_for_good_and_is_there_by_now_fails_no_manifest(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    await CACHE.push_blobs(proxy.client, "app")
+    await proxy.until_upstream(*map(Digest.of, CACHE.blobs))
+    lost = CACHE.layers[0]
+    del standin.state.repository("app").blobs[Digest.of(lost)]
+    refusal = standin.faults.add(replace(COMMIT, status=403))
+    await proxy.client.push_blob("app", lost)
+    assert (await put_cache(proxy)).status == 403
+    standin.faults.remove(refusal)
+    standin.state.put_blob("app", lost)  # by another client, straight
+    assert (await proxy.client.ask("HEAD", f"/v2/app/blobs/{Digest.of(lost)}")).status == 200
+    assert (await put_cache(proxy)).status == 201
