@@ -209,3 +209,14 @@ async def test_no_more_than_eight_send_at_once_and_who_is_waited_for_goes_first(
     gate.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order[8:] == [12, 9, 11]
+
+
+async def test_the_largest_blob_of_ecr_goes_in_parts_that_it_takes() -> None:
+    """Over the slowest line: 52,000 MiB in 4,200 parts at most, none under 5 MiB (ECR.md §4)."""
+    uplink = Uplink(clock=Clock())
+    sent = parts = 0
+    while sent < 52_000 * MIB:
+        part = uplink.part_size(sent)
+        assert part >= 5 * MIB
+        sent, parts = sent + part, parts + 1
+    assert parts <= 4200
