@@ -176,7 +176,7 @@ class Transfer:
         """Wait until `size` bytes more may be taken in; raises as `settled`."""
         if self.failure is not None:
             raise self.failure
-        await self._uplink.admit(self.share, size)
+        await self._uplink.admit(self.share, size, again=self._reconsider)
 
     async def promise(self) -> None:
         """Wait until all of it, which is here, may be owed; raises as `settled`."""
@@ -242,6 +242,12 @@ class Transfer:
     @property
     def _part(self) -> int:
         return max(self._uplink.part_size(self._upload.sent), self._upload.min_part)
+
+    def _reconsider(self) -> None:
+        """What was less than a part may be one by now, where the line has become slower: it must
+        not be waited for by those who would make it larger."""
+        if self._size - self._upload.sent >= self._part:
+            self._go_on()
 
     def _go_on(self) -> None:
         self._more.set()

@@ -123,13 +123,15 @@ class Uplink:
         if size < 0:
             self._news.wake()
 
-    async def admit(self, share: Share, size: int) -> None:
+    async def admit(self, share: Share, size: int, *, again: Callable[[], None]) -> None:
         """Wait until `size` bytes more of a blob may be taken in, and count them.
 
-        Raises upstream's trouble when that does not pass.
+        `again` is called whenever that is considered. Raises upstream's trouble when that does not
+        pass.
         """
 
         def fits() -> bool:
+            again()
             if self.owed + size <= self.limit:
                 return True
             # A part is sent when it is full. So that all that may be owed is not taken up by parts

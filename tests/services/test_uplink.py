@@ -20,6 +20,10 @@ class Clock:
         return self.now
 
 
+async def admit(uplink: Uplink, share: Share, size: int) -> None:
+    await uplink.admit(share, size, again=lambda: None)
+
+
 async def waits(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
     """Work that has been begun, and has not ended by itself."""
     task = asyncio.create_task(work)
@@ -79,13 +83,13 @@ async def test_the_limit_starts_small_and_is_what_the_line_carries_in_15_seconds
     uplink = Uplink(clock=clock)
     assert uplink.limit == 16 * MIB
     share = uplink.join()
-    await uplink.admit(share, 10 * MIB)
+    await admit(uplink, share, 10 * MIB)
     await send(uplink, clock, share, 10 * MIB, seconds=4)  # 20 Mbit/s
     assert uplink.limit == pytest.approx(37.5 * MIB)
-    await uplink.admit(share, 30 * MIB)
+    await admit(uplink, share, 30 * MIB)
     await send(uplink, clock, share, 30 * MIB, seconds=0.1)
     clock.now += 1
-    await uplink.admit(share, 200 * MIB)
+    await admit(uplink, share, 200 * MIB)
     for _ in range(20):
         await send(uplink, clock, share, 10 * MIB, seconds=0.01)
     assert uplink.limit == pytest.approx(256 * MIB, rel=0.5)
@@ -96,9 +100,9 @@ async def test_who_would_run_too_far_ahead_waits_until_enough_is_confirmed() -> 
     clock = Clock()
     uplink = Uplink(clock=clock)
     first, second = uplink.join(), uplink.join()
-    await uplink.admit(first, 10 * MIB)
-    await uplink.admit(second, 5 * MIB)
-    task = await waits(uplink.admit(second, 3 * MIB))
+    await admit(uplink, first, 10 * MIB)
+    await admit(uplink, second, 5 * MIB)
+    task = await waits(admit(uplink, second, 3 * MIB))
     uplink.owe(first, -1 * MIB)
     await asyncio.wait([task], timeout=0)
     assert not task.done()
@@ -112,11 +116,11 @@ async def test_the_first_who_waits_may_fill_its_part_whatever_is_owed() -> None:
     uplink = Uplink(clock=Clock())
     shares = [uplink.join() for _ in range(8)]
     for share in shares:
-        await uplink.admit(share, 2 * MIB)
+        await admit(uplink, share, 2 * MIB)
     for _ in range(3):
-        await uplink.admit(shares[0], MIB)
-    first = await waits(uplink.admit(shares[0], MIB))  # its part is full now
-    second = await waits(uplink.admit(shares[1], MIB))
+        await admit(uplink, shares[0], MIB)
+    first = await waits(admit(uplink, shares[0], MIB))  # its part is full now
+    second = await waits(admit(uplink, shares[1], MIB))
     assert uplink.owed == 19 * MIB
     first.cancel()
     await second  # it is the first one now
@@ -127,9 +131,9 @@ async def test_the_first_who_waits_may_fill_its_part_whatever_is_owed() -> None:
 async def test_who_is_away_keeps_nobody_waiting() -> None:
     uplink = Uplink(clock=Clock())
     first, second = uplink.join(), uplink.join()
-    await uplink.admit(first, 11 * MIB)
-    await uplink.admit(second, 5 * MIB)
-    task = await waits(uplink.admit(second, MIB))
+    await admit(uplink, first, 11 * MIB)
+    await admit(uplink, second, 5 * MIB)
+    task = await waits(admit(uplink, second, MIB))
     uplink.pause(first)
     await task
     assert uplink.owed == 6 * MIB
@@ -154,8 +158,8 @@ async def test_trouble_that_does_not_pass_ends_the_wait() -> None:
     clock = Clock()
     uplink = Uplink(clock=clock, patience=20)
     share = uplink.join()
-    await uplink.admit(share, 16 * MIB)
-    task = await waits(uplink.admit(share, MIB))
+    await admit(uplink, share, 16 * MIB)
+    task = await waits(admit(uplink, share, MIB))
     clock.now += 100  # a slow line is no trouble
     uplink.changed()
     await asyncio.wait([task], timeout=0)
@@ -176,9 +180,9 @@ async def test_trouble_that_passes_is_forgotten() -> None:
     clock = Clock()
     uplink = Uplink(clock=clock, patience=20)
     share = uplink.join()
-    await uplink.admit(share, 16 * MIB)
+    await admit(uplink, share, 16 * MIB)
     uplink.failed(BadGateway("down"))
-    task = await waits(uplink.admit(share, MIB))
+    task = await waits(admit(uplink, share, MIB))
     clock.now += 19
     uplink.worked()
     clock.now += 19

@@ -1,0 +1,174 @@
+"""One blob's way upstream, at a strict ECR."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.events import Event, Events, Kind
+from proxy.oci import Digest
+from proxy.services.openings import Openings
+from proxy.services.transfers import Transfer, UpstreamUpload
+from proxy.services.uplink import MIB, Uplink
+from proxy.standin import Fault
+from tests.services.conftest import Clock, World
+
+BLOB = os.urandom(21 * MIB)
+DIGEST = Digest.of(BLOB)
+
+
+class Bytes:
+    """Content that is all here."""
+
+    async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
+        for at in range(start, end, MIB):
+            yield BLOB[at : min(at + MIB, end)]
+
+
+class Way:
+    """A transfer over an uplink of its own."""
+
+    def __init__(self, world: World) -> None:
+        self.told: list[Event] = []
+        self.clock = Clock()
+        self.uplink = Uplink(clock=self.clock)
+        events = Events()
+        events.subscribe(self.told.append)
+        upload = UpstreamUpload(world.target, Openings(events), None, Bytes())
+        self.transfer = Transfer(upload, self.uplink, events, first_pause=0.001)
+        self._world = world
+
+    async def measure(self, size: int, seconds: float) -> None:
+        """Something else is sent meanwhile."""
+        async with self.uplink.turn(self.uplink.join(), size):
+            self.clock.now += seconds
+
+    def arrived(self) -> bool:
+        path = self._world.standin.state.files.path_of(DIGEST)
+        return path.exists() and path.read_bytes() == BLOB
+
+    def parts(self) -> list[int]:
+        """The sizes of what was sent in PATCHes."""
+        return [r.request_bytes for r in self._world.standin.requests if r.method == "PATCH"]
+
+
+@pytest.fixture
+async def way(world: World) -> AsyncIterator[Way]:
+    way = Way(world)
+    yield way
+    await way.transfer.cancel()
+
+
+async def test_parts_are_sent_while_the_rest_is_received(way: Way) -> None:
+    for size in range(MIB, len(BLOB) + 1, MIB):
+        await way.transfer.admit(MIB)
+        way.transfer.grow(size)
+    way.transfer.finish(DIGEST, len(BLOB))
+    await way.transfer.settled()
+    assert way.arrived()
+    assert way.parts()
+    assert all(part >= 5 * MIB for part in way.parts())
+    assert way.uplink.owed == 0
+
+
+async def test_a_line_that_becomes_slower_keeps_nobody_waiting_for_a_part_that_was_larger(
+    way: Way,
+) -> None:
+    """What is here is less than a part of a fast line, more than one of a slow one; more than may
+    be owed; and nothing else is being sent."""
+    await way.measure(200 * MIB, seconds=1)
+    assert way.uplink.part_size(0) > 20 * MIB
+    await way.transfer.admit(20 * MIB)
+    way.transfer.grow(20 * MIB)
+    await way.measure(MIB, seconds=10_000)
+    assert way.uplink.limit == 5 * MIB
+    await way.transfer.admit(MIB)
+    way.transfer.grow(21 * MIB)
+    way.transfer.finish(DIGEST, len(BLOB))
+    await way.transfer.settled()
+    assert way.arrived()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(method="POST", path="uploads", status=500, times=9),
+        Fault(method="PATCH", reset=True),
+        Fault(method="PATCH", lose_reply=True),
+        Fault(method="PATCH", request_cut=3 * MIB),
+        Fault(method="PUT", path="uploads", status=503, times=3),
+        Fault(method="PUT", path="uploads", lose_reply=True),
+        Fault(
+            method="PUT",
+            path="uploads",
+            status=404,
+            body="""{"errors":[{"code":
+            "BLOB_UPLOAD_UNKNOWN","message":"unknown"}]}""",
+        ),
+        Fault(
+            method="PUT",
+            path="uploads",
+            status=400,
+            body="""{"errors":[{"code":
+            "BLOB_UPLOAD_INVALID","message":"None of the provided layer digests match"}]}""",
+        ),
+    ],
+    ids=lambda fault: f"{fault.method}-{fault.status or 'broken'}-{fault.times}",
+)
+async def test_what_breaks_off_is_begun_anew_until_it_is_there(
+    way: Way, world: World, fault: Fault
+) -> None:
+    world.standin.faults.add(fault)
+    way.transfer.owe(len(BLOB))
+    way.transfer.grow(20 * MIB)
+    way.transfer.finish(DIGEST, len(BLOB))
+    await way.transfer.settled()
+    assert way.arrived()
+    assert [event.kind for event in way.told].count(Kind.TROUBLE) <= 2
+    assert way.uplink.owed == 0
+    assert way.uplink.trouble is None
+
+
+async def test_a_refusal_for_good_ends_it_in_upstreams_words(way: Way, world: World) -> None:
+    words = '{"errors":[{"code":"DENIED","message":"not for you"}]}'
+    world.standin.faults.add(Fault(method="PUT", path="uploads", status=403, body=words))
+    ended: list[bool] = []
+    way.transfer.when_over(lambda: ended.append(way.transfer.is_done))
+    way.transfer.owe(len(BLOB))
+    way.transfer.finish(DIGEST, len(BLOB))
+    with pytest.raises(Exception, match="not for you"):
+        await way.transfer.settled()
+    assert ended == [False]
+    with pytest.raises(Exception, match="not for you"):
+        await way.transfer.admit(1)
+    assert way.uplink.owed == 0
+
+
+async def test_trouble_that_does_not_pass_ends_the_wait_and_not_the_transfer(
+    way: Way, world: World
+) -> None:
+    fault = world.standin.faults.add(Fault(method="POST", path="uploads", status=500, times=None))
+    way.transfer.owe(len(BLOB))
+    way.transfer.finish(DIGEST, len(BLOB))
+    waiting = asyncio.create_task(way.transfer.settled())
+    while way.uplink.trouble is None:
+        await asyncio.wait([waiting], timeout=0.01)
+    way.clock.now += 21
+    way.uplink.changed()
+    with pytest.raises(Exception, match="500"):
+        await waiting
+    world.standin.faults.remove(fault)
+    await way.transfer.over()
+    assert way.arrived()
+
+
+async def test_who_halts_it_goes_on_where_it_stood(way: Way) -> None:
+    way.transfer.owe(20 * MIB)
+    way.transfer.grow(20 * MIB)
+    upload = await way.transfer.halt()
+    assert way.uplink.owed == 0
+    await upload.commit(DIGEST, len(BLOB))
+    assert way.arrived()
