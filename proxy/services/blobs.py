@@ -7,8 +7,8 @@ to ask, and that nobody gets a blob that upstream does not grant under the repos
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,11 +55,18 @@ class _UpstreamBlob:
     def __init__(self, target: Target, digest: Digest) -> None:
         self._target = target
         self._digest = digest
+        self._has_given = False
 
-    def open(self, start: int, end: int | None = None) -> AbstractAsyncContextManager[BlobStream]:
-        return self._target.registry.open_blob(
-            self._target.repository, self._digest, start=start, end=end
-        )
+    @asynccontextmanager
+    async def open(self, start: int, end: int | None = None) -> AsyncIterator[BlobStream]:
+        """As the registry's `open_blob`. Who has bytes already cannot be told to come again later:
+        to go on with them, trouble is waited out.
+        """
+        async with self._target.registry.open_blob(
+            self._target.repository, self._digest, start=start, end=end, patient=self._has_given
+        ) as stream:
+            self._has_given = True
+            yield stream
 
 
 class Blobs:

@@ -112,6 +112,7 @@ class BlobCalls:
         """The blob's bytes from `start` to before `end`, wherever upstream redirects to for them.
 
         Look at `start` of what comes. Raises `BlobUnknown`, `RangeInvalid`, or upstream's refusal.
+        `patient`: trouble is waited out, for somebody who has some of the bytes already.
         On leaving, a body that was not read to its end is cut off.
         """
         headers = {}

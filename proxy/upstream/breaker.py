@@ -126,7 +126,8 @@ class Breaker:
             seconds = pause * random.uniform(0.5, 1.0)  # noqa: S311 no secret
             self._probe_at = asyncio.get_running_loop().time() + seconds
             await asyncio.sleep(seconds)
-            limit, pause = tuning.answer, min(pause * 2, tuning.last_probe)
+            # A registry that is back may be slow at first.
+            limit, pause = min(limit * 2, tuning.answer), min(pause * 2, tuning.last_probe)
 
     async def _ask(self, limit: float) -> RegistryError | None:
         try:

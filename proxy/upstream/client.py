@@ -321,7 +321,9 @@ class Client:
         Clients wait 30 s for theirs (BUILDKIT.md), repetitions included. But another proxy answers
         a PUT when all that it owes to its own upstream is there.
         """
-        if not call.patient or (call.method not in {"GET", "HEAD"} and not self._is_ecr):
+        if not call.patient or call.pool is Pool.DOWNLOADS:
+            return None
+        if call.method not in {"GET", "HEAD"} and not self._is_ecr:
             return None
         left = max(repetitions.deadline - asyncio.get_running_loop().time(), _LAST_TRY)
         return left if call.method not in {"GET", "HEAD"} else min(left, self._tuning.answer)

@@ -23,7 +23,8 @@ QUICK = Timing(tuning=Tuning(first_pause=0.01), patience=PATIENCE)
 # A stall is one after a moment, which is longer than the patience with a request, as it is by
 # default. A machine with much to do may be taken for stalled too: for tests that count no requests.
 HASTY = Timing(
-    tuning=Tuning(first_pause=0.01, patience=0.4, stall=0.5, idle=3600.0), patience=PATIENCE
+    tuning=Tuning(first_pause=0.01, patience=0.4, stall=0.5, idle=3600.0, verdict=0.5),
+    patience=PATIENCE,
 )
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from proxy.events import Kind
 from proxy.standin import Fault, StandIn
 from tests.faults.content import (
     KIB,
@@ -165,6 +166,21 @@ async def test_a_stall_while_a_body_is_resumed_is_outlasted(
     gate.release()
     assert await taking == RIGHT
     assert silent.is_spent
+
+
+async def test_an_outage_while_a_body_is_resumed_is_waited_out(
+    standin: StandIn, proxy: RunningProxy
+) -> None:
+    [digest] = seed(standin, BLOB)
+    gate = standin.faults.add(Fault(server="s3", hold_at=MIDDLE, cut_after=MIDDLE))
+    taking = asyncio.create_task(take(proxy, digest))
+    await gate.reached.wait()
+    outage = standin.faults.add(Fault(server="registry", status=503, times=None))
+    gate.release()
+    await proxy.until(Kind.TROUBLE)
+    standin.faults.remove(outage)
+    assert await taking == RIGHT
+    assert Kind.RECOVERED in proxy.kinds()
 
 
 async def test_a_url_that_expires_during_a_body_is_asked_for_again(
