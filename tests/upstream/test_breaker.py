@@ -100,6 +100,7 @@ async def test_failures_between_answers_are_none(
     breaker = make(probes, events)
     for _ in range(20):
         fail(breaker, QUICK.failures - 1)
+        await asyncio.sleep(0)  # a probe would begin here
         breaker.answered()
     await breaker.admit()
     assert probes.count == 0
@@ -351,6 +352,24 @@ async def test_connections_that_are_dead_do_not_speak_for_the_registry(
     await registry.get_manifest(REPO, LATEST)
     assert not told.of(Kind.TROUBLE)
     leave.set()
+
+
+async def test_each_probe_has_a_connection_of_its_own(
+    open_: OpenRegistry, server: FakeServer
+) -> None:
+    probed = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        probed.append(request.transport)
+        return web.Response()
+
+    server.tell("GET", PATH, Answer(500))
+    server.tell("GET", "/v2/", answer)
+    registry = await open_(RegistryConfig(name="lan", url=server.url), tuning=ONCE)
+    while len(probed) < 3:
+        with pytest.raises(BadGateway):
+            await registry.get_manifest(REPO, LATEST)
+    assert len(set(probed)) == len(probed)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 416, 429])
