@@ -74,7 +74,9 @@ _EVENT_LEVELS: Final = {
     Kind.DEGRADED: logging.WARNING,
     Kind.RECOVERED: logging.WARNING,
     Kind.CORRUPT: logging.WARNING,
+    Kind.REPAIRED: logging.WARNING,
     Kind.BROKEN: logging.WARNING,
+    Kind.CREATED: logging.INFO,
     Kind.TOKEN: logging.INFO,
     Kind.REWRITTEN: logging.INFO,
 }

@@ -35,6 +35,8 @@ _WORDS: Final = {
     Kind.PUSHED_BLOB: "pushed to ECR",
     Kind.PUSHED_MANIFEST: "pushed to ECR",
     Kind.REWRITTEN: "legacy cache, stored as an image manifest, which ECR takes",
+    Kind.REPAIRED: "was lost by ECR, sent again from disk",
+    Kind.CREATED: "created in ECR",
     Kind.BROKEN: "has lost blobs, so it counts as not there",
     Kind.RESTORED: "shown in the form that this client reads",
 }
