@@ -118,11 +118,14 @@ class Existence:
     async def ask_all(
         self, target: Target, digests: Iterable[Digest], *, patient: bool = False
     ) -> Mapping[Digest, bool]:
-        """Which of them are there, as far as upstream decided: no trouble is raised."""
+        """Which of them are there, as far as upstream decided just now: no trouble is raised.
+
+        What only stands because the bytes are here is asked: nothing keeps them here.
+        """
         states: dict[Digest, bool] = {}
         answers: dict[Digest, asyncio.Future[int | None]] = {}
         for digest in digests:
-            fact = self.find(target, digest)
+            fact = self._find_fresh(target, digest)
             if fact is not None:
                 states[digest] = fact.exists
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ DIGEST = Digest.of(CACHE.image_manifest)
 TAG = "/v2/app/manifests/cache"
 BY_DIGEST = f"/v2/app/manifests/{DIGEST}"
 BLOB = f"/v2/app/blobs/{LOST}"
+MIB = 1024 * 1024
 WHOLE_SECONDS = 600.0
 BROKEN_SECONDS = 60.0
 
@@ -333,3 +335,25 @@ async def test_of_another_registry_only_an_answer_of_its_own_makes_up_for_a_loss
         assert (await proxy.client.ask("GET", TAG)).status == 200
         assert (await proxy.client.ask("GET", BLOB)).body == LAYER
         _assert_broken(await proxy.client.ask("GET", "/v2/other/manifests/cache"))
+
+
+async def test_a_layer_that_upstream_lost_since_is_kept_for_who_reads_the_cache(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    """That it was there an hour ago, and its bytes are here, keeps nothing from being evicted."""
+    clock = Clock()
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), cache_size=4 * MIB)
+    cache = Cache.of(os.urandom(MIB))
+    async with running(settings, timing=Timing(clock=clock)) as proxy:
+        await cache.push_blobs(proxy.client, "app")
+        put = await proxy.client.push_manifest("app", "cache", cache.image_manifest, OCI_MANIFEST)
+        assert put.status == 201
+        lost = Digest.of(cache.layers[0])
+        del standin.state.repository("app").blobs[lost]
+        clock.now += 1000
+        assert (await proxy.client.ask("GET", "/v2/app/manifests/cache")).status == 200
+        for _ in range(8):
+            await proxy.client.push_blob("other", os.urandom(MIB // 2))
+        clock.now += 3000  # and its proof has ended by now
+        got = await proxy.client.ask("GET", f"/v2/app/blobs/{lost}")
+        assert (got.status, got.body) == (200, cache.layers[0])
