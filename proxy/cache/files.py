@@ -91,10 +91,12 @@ def is_as_long(fd: int, path: str) -> bool:
 
 
 def move(fd: int, path: str, target: str) -> os.stat_result:
-    """Make an open file durable and rename it; gives its status."""
+    """Make an open file and its new name durable; gives its status."""
+    folder = os.path.dirname(target)
     os.fsync(fd)
-    make_directory(os.path.dirname(target))
+    make_directory(folder)
     os.rename(path, target)
+    sync_directory(folder)
     return os.stat(target)
 
 

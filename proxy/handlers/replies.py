@@ -48,10 +48,12 @@ def head_reply(size: int | None, headers: Mapping[str, str]) -> web.Response:
 
 
 def error_reply(error: RegistryError) -> web.Response:
+    # Trouble passes: a client that can ask again is told so, also where nobody knows when.
+    soon = {"Retry-After": "1"} if error.is_trouble and error.wire_status > 500 else {}
     return reply(
         error.wire_status,
         body=error.body(),
-        headers={**error.headers, ERROR_HEADER: error.reason()},
+        headers={**soon, **error.headers, ERROR_HEADER: error.reason()},
     )
 
 

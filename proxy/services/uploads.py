@@ -323,12 +323,16 @@ class Uploads:
         await received.transfer.promise()
         self._sessions.pop(session.name, None)  # the blob is the debt's affair now
         debt = self._debts.begin(session.target, digest, received.size, received.transfer)
-        # From here on it is sent, while the disk is still at work.
+        # From here on it is sent, while the disk is still at work. A note without its blob, after
+        # a crash, is of a promise that was not given yet.
         received.transfer.finish(digest, received.size)
-        await self._publish(received, digest, keep=True)
+        noted = asyncio.ensure_future(self._note(debt))
         try:
-            await self._keep_promise(debt)
+            await self._publish(received, digest, keep=True)
+            if not await noted or not self._store.contains(digest):
+                await self._pay(debt)
         finally:
+            await asyncio.wait([noted])
             await received.spool.discard()
 
     async def _publish(self, received: OnDisk, digest: Digest, *, keep: bool = False) -> None:
@@ -346,13 +350,21 @@ class Uploads:
 
     async def _keep_promise(self, debt: Debt) -> None:
         """Make sure of a blob before a client hears that it is taken: by a note, or by paying."""
-        if debt.target.push_mode is PushMode.WRITE_BACK and self._store.contains(debt.digest):
-            try:
-                await self._debts.write_down(debt)
-            except CacheError as error:
-                _log.warning("what is owed cannot be written down, so it is paid: %s", error)
-            else:
-                return
+        is_kept = self._store.contains(debt.digest)
+        if debt.target.push_mode is PushMode.WRITE_BACK and is_kept and await self._note(debt):
+            return
+        await self._pay(debt)
+
+    async def _note(self, debt: Debt) -> bool:
+        """Whether what is owed is written down."""
+        try:
+            await self._debts.write_down(debt)
+        except CacheError as error:
+            _log.warning("what is owed cannot be written down, so it is paid: %s", error)
+            return False
+        return True
+
+    async def _pay(self, debt: Debt) -> None:
         try:
             await debt.transfer.settled()
         except RegistryError:

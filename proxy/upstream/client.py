@@ -191,7 +191,7 @@ class Client:
                 few = call.drop_may_answer and isinstance(failed.error, Dropped)
                 if repeatable and await self._pause(repetitions, few=few):
                     continue
-                raise self._mend_later(failed.failure) from failed.error
+                raise failed.failure from failed.error
             if response.status in call.ok or response.status == 404:
                 self._authorizer.accepted(used, scope=call.scope)
             if response.status in call.ok:
@@ -215,10 +215,10 @@ class Client:
             ):
                 continue
             if abroad and url != start:
-                raise self._mend_later(self._refused_abroad(status, words, url, call))
+                raise self._refused_abroad(status, words, url, call)
             if status == 401:
                 raise refused_credentials(words, call.what, had_some=used is not None)
-            raise self._mend_later(translate(status, headers, body, call.what))
+            raise translate(status, headers, body, call.what)
 
     async def _follow(
         self, call: Call, start: URL, used: str | None, silence: float | None
@@ -265,12 +265,6 @@ class Client:
         if self._breaker.is_down:
             return repetitions.patient  # it is the breaker that says when
         return await repetitions.pause(asked, few=few)
-
-    def _mend_later(self, error: RegistryError) -> RegistryError:
-        """The same error, which says when to come again if it is of trouble."""
-        if error.is_trouble and error.wire_status >= 500:
-            error.headers.setdefault("Retry-After", str(self._breaker.retry_after()))
-        return error
 
     async def _probe(self, limit: float) -> None:
         """Raise unless the registry answers anything at all within `limit` seconds."""

@@ -409,10 +409,9 @@ async def test_trouble_of_what_stores_the_blobs_is_no_outage(
     server.tell("GET", f"/v2/{REPO}/blobs/{digest}", where)
     registry = await open_(RegistryConfig(name="lan", url=server.url), tuning=ONCE)
     for _ in range(QUICK.failures):
-        with pytest.raises(Unavailable) as raised:
+        with pytest.raises(Unavailable):
             async with registry.open_blob(REPO, digest):
                 pass
-        assert raised.value.headers["Retry-After"] == "1"
     assert not registry.is_down
     assert server.targets("GET") == [f"/v2/{REPO}/blobs/{digest}"] * len(server.seen)
 
