@@ -144,6 +144,7 @@ class Transfer:
         self._more = asyncio.Event()
         self._trouble: Trouble | None = None
         self._failures = 0
+        self._was_mangled = False
         self._task: asyncio.Task[None] | None = None
         self._ended: list[Callable[[], None]] = []
 
@@ -313,7 +314,9 @@ class Transfer:
         """Whether another upload may do better, after a pause."""
         self._uplink.owe(self.share, self._upload.sent)  # it is owed again
         self._upload.forget()
-        if not is_passing(error) and not (error.wire_code in _MANGLED and self._failures == 0):
+        if error.wire_code in _MANGLED and not self._was_mangled:
+            self._was_mangled = True
+        elif not is_passing(error):
             return False
         trouble = self._uplink.failed(error)
         self._trouble = self._trouble or trouble

@@ -21,9 +21,11 @@ _MOST_AHEAD: Final = 256 * MIB
 _AHEAD_AT_FIRST: Final = 16 * MIB
 # Small blobs take a round trip or two each, whatever their size.
 _MOST_BLOBS: Final = 128
-# ECR's least for all parts but the last (ECR.md §4), and what a part may grow to.
+# ECR's least for all parts but the last, and where it cuts what is longer itself (ECR.md §4): what
+# is longer is a multiple of that, or else its end would be too short. And what a part may grow to.
 _LEAST_PART: Final = 5 * MIB
-_LARGEST_PART: Final = 32 * MIB
+_ECR_CUT: Final = 10 * MIB
+_LARGEST_PART: Final = 30 * MIB
 # Many connections at once have caused socket failures (ECR.md §7).
 _AT_ONCE: Final = 8
 # A push waits so long, in seconds, for trouble upstream to pass: old clients do not ask again.
@@ -88,7 +90,8 @@ class Uplink:
         So few that a slow line confirms one in a few seconds; and more and more of a blob of many
         gigabytes, as ECR takes only 4,200 parts.
         """
-        return max(min(max(self.limit // 8, _LEAST_PART), _LARGEST_PART), sent // 1000)
+        size = max(min(max(self.limit // 8, _LEAST_PART), _LARGEST_PART), sent // 1000)
+        return size if size < _ECR_CUT else size - size % _ECR_CUT
 
     # Shares
 

@@ -20,26 +20,23 @@ BLOB = os.urandom(21 * MIB)
 DIGEST = Digest.of(BLOB)
 
 
-class Bytes:
-    """Content that is all here."""
-
-    async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
-        for at in range(start, end, MIB):
-            yield BLOB[at : min(at + MIB, end)]
-
-
 class Way:
-    """A transfer over an uplink of its own."""
+    """A transfer over an uplink of its own, of content that is all here."""
 
     def __init__(self, world: World) -> None:
+        self.blob = BLOB
         self.told: list[Event] = []
         self.clock = Clock()
         self.uplink = Uplink(clock=self.clock)
         events = Events()
         events.subscribe(self.told.append)
-        upload = UpstreamUpload(world.target, Openings(events), None, Bytes())
+        upload = UpstreamUpload(world.target, Openings(events), None, self)
         self.transfer = Transfer(upload, self.uplink, events, first_pause=0.001)
         self._world = world
+
+    async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
+        for at in range(start, end, MIB):
+            yield self.blob[at : min(at + MIB, end)]
 
     async def measure(self, size: int, seconds: float) -> None:
         """Something else is sent meanwhile."""
@@ -47,8 +44,8 @@ class Way:
             self.clock.now += seconds
 
     def arrived(self) -> bool:
-        path = self._world.standin.state.files.path_of(DIGEST)
-        return path.exists() and path.read_bytes() == BLOB
+        path = self._world.standin.state.files.path_of(Digest.of(self.blob))
+        return path.exists() and path.read_bytes() == self.blob
 
     def parts(self) -> list[int]:
         """The sizes of what was sent in PATCHes."""
@@ -145,6 +142,34 @@ async def test_a_refusal_for_good_ends_it_in_upstreams_words(way: Way, world: Wo
     with pytest.raises(Exception, match="not for you"):
         await way.transfer.admit(1)
     assert way.uplink.owed == 0
+
+
+async def test_bytes_that_are_refused_again_and_again_are_refused_for_good(
+    way: Way, world: World
+) -> None:
+    """Though all parts but the last are taken each time."""
+    words = '{"errors":[{"code":"BLOB_UPLOAD_INVALID","message":"no such bytes"}]}'
+    refusal = Fault(method="PUT", path="uploads", status=400, body=words, times=None)
+    armed = world.standin.faults.add(refusal)
+    way.transfer.owe(len(BLOB))
+    way.transfer.grow(20 * MIB)
+    way.transfer.finish(DIGEST, len(BLOB))
+    with pytest.raises(Exception, match="no such bytes"):
+        await way.transfer.settled()
+    assert armed.hits == 2
+
+
+async def test_a_blob_over_a_fast_line_goes_in_large_parts_that_ecr_takes(way: Way) -> None:
+    await way.measure(100 * MIB, seconds=1)
+    assert way.uplink.part_size(0) == 30 * MIB
+    way.blob = BLOB * 4 + BLOB[:5]
+    digest = Digest.of(way.blob)
+    way.transfer.owe(len(way.blob))
+    way.transfer.grow(60 * MIB)
+    way.transfer.finish(digest, len(way.blob))
+    await way.transfer.settled()
+    assert way.arrived()
+    assert max(way.parts()) == 30 * MIB
 
 
 async def test_trouble_that_does_not_pass_ends_the_wait_and_not_the_transfer(

@@ -215,12 +215,24 @@ async def test_no_more_than_eight_send_at_once_and_who_is_waited_for_goes_first(
     assert order[8:] == [12, 9, 11]
 
 
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1, 2, 3, 5, 10, 40])
+async def test_a_part_of_any_line_is_taken_by_ecr(seconds: float) -> None:
+    clock = Clock()
+    uplink = Uplink(clock=clock)
+    share = uplink.join()
+    uplink.owe(share, 10 * MIB)
+    await send(uplink, clock, share, 10 * MIB, seconds=seconds)
+    part = uplink.part_size(0)
+    assert 5 * MIB <= part < 10 * MIB or part % (10 * MIB) == 0
+    assert part <= max(uplink.limit, 5 * MIB)
+
+
 async def test_the_largest_blob_of_ecr_goes_in_parts_that_it_takes() -> None:
     """Over the slowest line: 52,000 MiB in 4,200 parts at most, none under 5 MiB (ECR.md §4)."""
     uplink = Uplink(clock=Clock())
     sent = parts = 0
     while sent < 52_000 * MIB:
         part = uplink.part_size(sent)
-        assert part >= 5 * MIB
+        assert 5 * MIB <= part < 10 * MIB or part % (10 * MIB) == 0  # as ECR cuts it
         sent, parts = sent + part, parts + 1
     assert parts <= 4200
