@@ -16,7 +16,8 @@ from aiohttp.abc import AbstractAccessLogger
 
 from proxy.cache import PATIENCE, BlobStore, CacheError, Patience, RecordStore, load_secret
 from proxy.config import RegistrySettings, Settings
-from proxy.events import Event, Events, Kind
+from proxy.event_log import EventLog
+from proxy.events import Events
 from proxy.gauges import watch_cache, watch_pushes
 from proxy.handlers.api import RegistryApi
 from proxy.handlers.blobs import BlobHandlers
@@ -66,28 +67,6 @@ _MAX_HEADER_BYTES: Final = 64 * 1024
 
 class StartError(Exception):
     """The proxy cannot start; the message is for the person who started it."""
-
-
-# What an operator should hear of without asking; the rest is for --log-level debug.
-_EVENT_LEVELS: Final = {
-    Kind.TROUBLE: logging.WARNING,
-    Kind.DEGRADED: logging.WARNING,
-    Kind.RECOVERED: logging.WARNING,
-    Kind.CORRUPT: logging.WARNING,
-    Kind.REPAIRED: logging.WARNING,
-    Kind.BROKEN: logging.WARNING,
-    Kind.CREATED: logging.INFO,
-    Kind.TOKEN: logging.INFO,
-    Kind.REWRITTEN: logging.INFO,
-}
-
-
-def _log_event(event: Event) -> None:
-    # A detail often is a sentence about the reference.
-    reference = "" if event.reference in event.detail else event.reference
-    parts = (event.registry, event.repository, reference, event.detail)
-    level = _EVENT_LEVELS.get(event.kind, logging.DEBUG)
-    _log.log(level, "%s: %s", event.kind.value, " ".join(part for part in parts if part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +321,7 @@ async def serve(
     """Listen until `stop` is set, then finish what is in flight; raises `StartError`."""
     draining = Draining()
     events = events or Events()
-    events.subscribe(_log_event)
+    events.subscribe(EventLog().tell)
     async with build(settings, events, draining, timing or Timing()) as built:
         runner = web.AppRunner(
             built.app,

@@ -17,7 +17,10 @@ PROXY = Path(__file__).parent.parent / "proxy"
 MAX_LINES = 400
 
 LEAVES = frozenset(
-    {"oci", "errors", "events", "metrics", "peer", "singleflight", "sizes", "unix_socket"}
+    {
+        *("oci", "errors", "event_log", "events", "metrics", "peer", "singleflight", "sizes"),
+        "unix_socket",
+    }
 )
 
 # What each part may import besides itself, the leaves and the package's version.
