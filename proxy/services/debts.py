@@ -195,11 +195,23 @@ class Debts:
         await self._end(debt)
 
     async def forgive(self, target: Target, digest: Digest) -> bool:
-        """Owe a blob no more that a client deletes; whether it was owed."""
+        """Owe a blob no more that a client deletes; whether that was all there was to delete.
+
+        One that upstream may have taken already is paid first. Broken off, it could turn up there
+        after the client has heard that it is gone. Raises trouble that does not pass.
+        """
         debt = self.find(target, digest)
-        if debt is not None:
-            await self.drop(debt)
-        return debt is not None
+        if debt is None:
+            return False
+        if debt.transfer.may_be_upstream:
+            try:
+                await debt.transfer.settled()
+            except RegistryError as error:
+                if error is not debt.transfer.failure:
+                    raise
+            return False
+        await self.drop(debt)
+        return True
 
     async def drain(self, seconds: float) -> None:
         """Wait until nothing is owed, so long at most."""

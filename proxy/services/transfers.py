@@ -134,6 +134,7 @@ class Transfer:
         self.share = uplink.join()
         self.failure: RegistryError | None = None
         self.is_done = False
+        self.may_be_upstream = False
         self._upload = upload
         self._uplink = uplink
         self._events = events
@@ -301,6 +302,7 @@ class Transfer:
         await self._upload.open()
         size = self._size - self._upload.sent
         async with self._uplink.turn(self.share, size):
+            self.may_be_upstream = True  # from here on, whatever becomes of the reply
             await self._upload.commit(digest, self._size)
         self._confirmed(size)
 

@@ -137,6 +137,55 @@ async def test_an_owed_blob_is_answered_from_disk_without_a_question(
     held.release()
 
 
+def deletions_of_blobs(standin: StandIn) -> int:
+    return sum(each.method == "DELETE" and "/blobs/sha" in each.path for each in standin.requests)
+
+
+async def test_a_blob_that_is_just_being_taken_upstream_is_deleted_there_too(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    deletable = Fault(server="registry", method="DELETE", path="/blobs/sha", status=202)
+    standin.faults.add(deletable)
+    digest = await proxy.client.push_blob("app", b"content")
+    await held.reached.wait()
+    deletion = asyncio.create_task(proxy.client.ask("DELETE", f"/v2/app/blobs/{digest}"))
+    # The deletion is in: a question that comes after it is answered.
+    assert (await proxy.client.ask("GET", "/v2/")).status == 200
+    assert not deletion.done()
+    held.release()
+    assert (await deletion).status == 202
+    assert deletions_of_blobs(standin) == 1
+
+
+async def test_no_blob_that_upstream_has_and_does_not_delete_is_said_to_be_deleted(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    digest = await proxy.client.push_blob("app", b"content")
+    await held.reached.wait()
+    deletion = asyncio.create_task(proxy.client.ask("DELETE", f"/v2/app/blobs/{digest}"))
+    assert (await proxy.client.ask("GET", "/v2/")).status == 200
+    held.release()
+    answer = await deletion
+    assert (answer.status, b"UNSUPPORTED" in answer.body) == (405, True)
+    assert (await proxy.client.ask("HEAD", f"/v2/app/blobs/{digest}")).status == 200
+
+
+async def test_an_owed_blob_that_is_deleted_before_it_was_sent_never_is(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    await proxy.client.push_blob("app", b"first")
+    await proxy.until_upstream(Digest.of(b"first"))
+    held = standin.faults.add(Fault(server="registry", method="POST", hold=True, times=None))
+    digest = await proxy.client.push_blob("app", b"second")
+    await held.reached.wait()
+    assert (await proxy.client.ask("DELETE", f"/v2/app/blobs/{digest}")).status == 202
+    held.release()
+    assert (await proxy.client.ask("HEAD", f"/v2/app/blobs/{digest}")).status == 404
+    assert deletions_of_blobs(standin) == 0
+
+
 async def test_a_pushed_blob_is_pulled_before_any_manifest_names_it(
     proxy: RunningProxy, standin: StandIn
 ) -> None:
