@@ -278,7 +278,7 @@ async def build(
             existence, leases, proofs, vouched, recognized, events, clock=timing.clock
         )
         stack.push_async_callback(completeness.close)
-        manifests = Manifests(known, tags, recognized, completeness, events)
+        manifests = Manifests(known, tags, recognized, completeness, vouched, events)
         stack.push_async_callback(manifests.close)
         pushes = Pushes(known, completeness, debts, openings, existence, proofs, leases, events)
         uploads = Uploads(store, UploadTokens(secret), openings, debts, existence)

@@ -220,7 +220,7 @@ class Blobs:
 
         That it holds none is heard from upstream each time: another client may have pushed it, and
         whoever reads it has a manifest that names it. While upstream cannot be asked, an older
-        proof will do; never against an answer of its own.
+        proof will do, or that manifest; never against an answer of its own.
         """
         owed = self._debts.find(target, digest)
         if owed is not None:
@@ -234,7 +234,8 @@ class Blobs:
             # In an outage that fails at once, without asking anybody.
             return await self._existence.fetch(target, digest, patient=False)
         except RegistryError as error:
-            if not error.is_trouble or not self._proofs.had(target, digest):
+            had = self._proofs.had(target, digest) or self._vouched.is_lent(target, digest)
+            if not error.is_trouble or not had:
                 raise
         self._tell_of_stale_proofs(target.registry.name)
         return None

@@ -19,8 +19,10 @@ from proxy.oci import Digest, Manifest, Reference, Tag
 from proxy.services.completeness import Completeness
 from proxy.services.known import KnownManifests
 from proxy.services.recognized import Recognized
+from proxy.services.references import find_references
 from proxy.services.registries import Target
 from proxy.services.tags import Pointer, Tags
+from proxy.services.vouched import Vouched
 from proxy.singleflight import SingleFlight
 
 _SHOWN_BYTES: Final = 16 * 1024 * 1024
@@ -61,12 +63,14 @@ class Manifests:
         tags: Tags,
         recognized: Recognized,
         completeness: Completeness,
+        vouched: Vouched,
         events: Events,
     ) -> None:
         self._known = known
         self._tags = tags
         self._recognized = recognized
         self._completeness = completeness
+        self._vouched = vouched
         self._events = events
         # The last part of a key: whether trouble is waited out.
         self._heads: SingleFlight[tuple[str, str, Tag, int, bool], Head] = SingleFlight()
@@ -115,6 +119,8 @@ class Manifests:
         if isinstance(reference, Digest):
             manifest = await self._find(target, reference) or await self._fetch(target, reference)
             await self._completeness.check(target, reference, manifest)
+            if _is_away(target) or self._vouched.is_lent(target, reference):
+                self._lend(target, manifest)
             return Given(manifest)
         head = await self._revalidate(target, reference, fresh=fresh)
         manifest = await self._current(target, head)
@@ -139,11 +145,24 @@ class Manifests:
             if fresh or not error.is_trouble:
                 raise
             stale = await self._tags.find_stale(target, tag)
-            if stale is None or await self._known.find(target, stale[0].digest) is None:
+            manifest = stale and await self._known.find(target, stale[0].digest)
+            if stale is None or manifest is None:
                 raise
             self._tags.tell(target)
+            self._lend(target, manifest)
             pointer, age = stale
             return Head(pointer.digest, pointer.media_type, pointer.size, age)
+
+    def _lend(self, target: Target, manifest: Manifest) -> None:
+        """Let readers have from disk what a manifest names that is given in an outage: a build
+        that was told of a cache, and then gets no layer of it, fails.
+
+        What was proved before a restart is forgotten. ECR takes no manifest without its blobs
+        (ECR.md §4): that it gave this one is proof enough. Not so of every registry.
+        """
+        if target.registry.is_ecr:
+            for digest in find_references(manifest.content):
+                self._vouched.lend(target, digest)
 
     async def _ask(self, target: Target, tag: Tag, writes: int, patient: bool) -> Head:
         registry, repository = target.registry, target.repository
@@ -269,6 +288,12 @@ class Manifests:
             if len(content) <= _SHOWN_BYTES:
                 self._shown[key] = content
         return content
+
+
+def _is_away(target: Target) -> bool:
+    """Whether upstream is known not to answer; it is not asked."""
+    registry = target.registry
+    return registry.is_down or registry.credentials_problem() is not None
 
 
 def _head_of(manifest: Manifest, age: float | None = None) -> Head:

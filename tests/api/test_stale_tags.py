@@ -48,7 +48,9 @@ async def proxy(standin: StandIn, tmp_path: Path, clock: Clock) -> AsyncIterator
     standin.state.put_manifest("app", CACHE.image_manifest, OCI_MANIFEST, tag="t")
     settings = settings_for(registry_of(standin), cache_dir=tmp_path / "cache")
     settings = replace(settings, stale_if_error=STALE_SECONDS)
-    async with running(settings, timing=Timing(clock=clock, now=clock)) as proxy:
+    tuning = Tuning(first_probe=0.01, last_probe=0.05)
+    timing = Timing(clock=clock, now=clock, tuning=tuning)
+    async with running(settings, timing=timing) as proxy:
         assert (await proxy.client.ask("GET", TAG)).status == 200
         yield proxy
 
@@ -257,3 +259,25 @@ async def test_what_a_tag_is_is_not_written_down_again_and_again(
     clock.now += 1
     await proxy.client.ask("HEAD", TAG)
     assert written() != first
+
+
+async def test_what_a_stale_tag_names_is_read_from_disk_after_a_restart_too(
+    standin: StandIn, proxy: RunningProxy
+) -> None:
+    """A build that was told of a cache, and then gets no layer of it, fails."""
+    for blob in CACHE.blobs:
+        path = f"/v2/app/blobs/{Digest.of(blob)}"
+        assert (await proxy.client.ask("GET", path)).body == blob
+    await proxy.until(Kind.STORED, times=len(CACHE.blobs))
+    await proxy.restart()
+    standin.faults.add(replace(OUTAGE, server=""))
+    layer = f"blobs/{Digest.of(CACHE.layers[0])}"
+    assert (await proxy.client.ask("GET", f"/v2/app/{layer}")).status == 503
+    _assert_stale(await proxy.client.ask("HEAD", TAG, headers=ALL_TYPES), 0)
+    assert (await proxy.client.ask("GET", f"/v2/app/{layer}")).body == CACHE.layers[0]
+    # To others it says nothing, nor when upstream has an answer of its own.
+    assert (await proxy.client.ask("GET", f"/v2/other/{layer}")).status == 503
+    standin.faults.clear()
+    await proxy.until(Kind.RECOVERED)
+    standin.state.delete_blob("app", Digest.of(CACHE.layers[0]))
+    assert (await proxy.client.ask("GET", f"/v2/app/{layer}")).status == 404
