@@ -183,6 +183,8 @@ class Transfer:
     async def promise(self) -> None:
         """Wait until all of it, which is here, may be owed; raises as `settled`."""
         await self._uplink.promise(self.share)
+        if self.failure is not None:
+            raise self.failure
 
     def count(self) -> None:
         """A client was, or is about to be, told that upstream will have it."""

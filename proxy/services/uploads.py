@@ -320,12 +320,18 @@ class Uploads:
             await self._publish(received, digest)
             await self._keep_promise(known)
             return
-        await received.transfer.promise()
+        # From here on it is sent, however small: what is owed in all grows less by that alone, and
+        # others that are as small may wait for the same.
+        received.transfer.finish(digest, received.size)
+        try:
+            await received.transfer.promise()
+        except BaseException:
+            await self._drop(session)  # it is that blob now, and takes no more
+            raise
         self._sessions.pop(session.name, None)  # the blob is the debt's affair now
         debt = self._debts.begin(session.target, digest, received.size, received.transfer)
-        # From here on it is sent, while the disk is still at work. A note without its blob, after
-        # a crash, is of a promise that was not given yet.
-        received.transfer.finish(digest, received.size)
+        # The disk is at work while it is sent. A note without its blob, after a crash, is of a
+        # promise that was not given yet.
         noted = asyncio.ensure_future(self._note(debt))
         try:
             await self._publish(received, digest, keep=True)

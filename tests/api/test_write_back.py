@@ -55,6 +55,17 @@ async def test_a_blob_is_taken_before_upstream_has_it_and_its_manifest_waits(
     assert puts_of_manifests(standin) == 1
 
 
+@pytest.mark.parametrize("count", [4, 5])
+async def test_blobs_that_are_too_small_for_a_part_do_not_wait_for_one_another(
+    proxy: RunningProxy, count: int
+) -> None:
+    """Together they are more than may be owed, and none is a part that would be sent before."""
+    blobs = [os.urandom(5 * MIB - 1) for _ in range(count)]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(proxy.client.push_blob("app", blob) for blob in blobs))
+        await proxy.until_upstream(*map(Digest.of, blobs))
+
+
 async def test_an_index_waits_for_children_that_are_on_their_way(
     proxy: RunningProxy, standin: StandIn
 ) -> None:
