@@ -182,6 +182,7 @@ async def test_a_tag_whose_manifest_is_not_here_is_not_named(
 async def test_a_client_that_is_about_to_push_is_told_of_the_trouble(
     standin: StandIn, proxy: RunningProxy, media_type: str
 ) -> None:
+    proxy.timing = replace(proxy.timing, tuning=Tuning(push_patience=0.5))
     await proxy.restart()
     standin.faults.add(OUTAGE)
     for path in (TAG, BY_DIGEST):
