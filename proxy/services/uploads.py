@@ -380,6 +380,8 @@ class Uploads:
     async def _may_read(self, source: Target, digest: Digest) -> bool:
         if not self._store.contains(digest):
             return False
+        if self._debts.has(source, digest):
+            return True  # which upstream cannot confirm yet
         try:
             await self._existence.ask(source, digest)
         except RegistryError:

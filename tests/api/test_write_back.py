@@ -291,6 +291,21 @@ async def test_a_mount_that_ecr_declines_is_made_from_disk(
     assert await holds(standin, content, "app")
 
 
+async def test_a_mount_from_where_the_blob_is_still_owed_is_made_from_disk(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    content = b"mountable"
+    digest = await proxy.client.push_blob("other", content)
+    query = f"?mount={digest}&from=team/app"
+    assert (await proxy.client.ask("POST", f"/v2/app/blobs/uploads/{query}")).status == 202
+    answer = await proxy.client.ask("POST", f"/v2/app/blobs/uploads/?mount={digest}&from=other")
+    assert (answer.status, answer.digest) == (201, digest)
+    held.release()
+    await proxy.until(Kind.PUSHED_BLOB, 2)
+    assert await holds(standin, content, "app")
+
+
 async def test_nothing_is_mounted_from_where_the_blob_is_not_to_be_read(
     proxy: RunningProxy, standin: StandIn
 ) -> None:
