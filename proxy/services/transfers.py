@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from proxy.cache import CacheError
@@ -24,6 +25,10 @@ from proxy.upstream import Upload
 _log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE: Final = 30.0
+# While a client waits, who gives up before such a pause is over; and for how long it counts as
+# waiting, in seconds, after it was last heard of.
+_LONGEST_HURRIED: Final = 4.0
+_HURRY_SECONDS: Final = 30.0
 # What a registry says of bytes that were right when they left here, and may be on the way anew.
 _MANGLED: Final = frozenset({"BLOB_UPLOAD_INVALID", "DIGEST_INVALID"})
 
@@ -143,6 +148,8 @@ class Transfer:
         self._digest: Digest | None = None
         self._halting = False
         self._more = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._hurried_until = 0.0  # by the loop's clock
         self._trouble: Trouble | None = None
         self._failures = 0
         self._was_mangled = False
@@ -202,8 +209,10 @@ class Transfer:
         self._uplink.resume(self.share)
 
     def hurry(self) -> None:
-        """A client waits for its end."""
+        """A client waits for its end: it goes first, and sleeps no longer over past trouble."""
         self._uplink.hurry(self.share)
+        self._hurried_until = asyncio.get_running_loop().time() + _HURRY_SECONDS
+        self._hurried.set()
 
     async def over(self) -> None:
         """Wait until it is done or has failed for good, however long that takes."""
@@ -329,11 +338,19 @@ class Transfer:
             registry, repository = self._upload.target.key
             detail = f"upload begun anew: {error.message}"
             self._events.emit(Event(Kind.TROUBLE, registry, repository, detail=detail))
-        pause = min(self._first_pause * 2**self._failures, _LONGEST_PAUSE)
+        hurried = asyncio.get_running_loop().time() < self._hurried_until
+        longest = _LONGEST_HURRIED if hurried else _LONGEST_PAUSE
+        pause = min(self._first_pause * 2**self._failures, longest)
         self._failures = min(self._failures + 1, 16)
         # Jitter, so that many that were throttled together do not come back together.
         pause *= random.uniform(0.5, 1.0)  # noqa: S311 no secret
-        await asyncio.sleep(max(pause, min(error.retry_after or 0.0, _LONGEST_PAUSE)))
+        # What upstream asks for is kept whoever waits; the rest ends when somebody begins to.
+        asked = min(error.retry_after or 0.0, _LONGEST_PAUSE)
+        self._hurried.clear()
+        await asyncio.sleep(asked)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause - asked):
+                await self._hurried.wait()
         return True
 
     def _end(self, *, failure: RegistryError | None) -> None:

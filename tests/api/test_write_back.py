@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from proxy.app import Timing
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import OCI_INDEX, OCI_MANIFEST, Digest
 from proxy.standin import Fault, StandIn, StandInSettings
 from proxy.standin.settings import Denial
+from proxy.upstream import Tuning
 from tests.caches import OLD, Cache
 from tests.running import Answer, RunningProxy, running, settings_for, straight_to, with_registry
 
@@ -64,6 +66,18 @@ async def test_blobs_that_are_too_small_for_a_part_do_not_wait_for_one_another(
     async with asyncio.timeout(20):
         await asyncio.gather(*(proxy.client.push_blob("app", blob) for blob in blobs))
         await proxy.until_upstream(*map(Digest.of, blobs))
+
+
+async def test_a_manifest_does_not_wait_for_a_blob_that_sleeps_over_past_trouble(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    settings = settings_for(registry_of(standin), cache_dir=tmp_path)
+    async with running(settings, timing=Timing(tuning=Tuning(first_pause=60.0))) as proxy:
+        standin.faults.add(replace(COMMIT, status=503, times=1))
+        await CACHE.push_blobs(proxy.client, "app")
+        await proxy.until(Kind.TROUBLE)
+        async with asyncio.timeout(10):
+            assert (await put_cache(proxy)).status == 201
 
 
 async def test_an_index_waits_for_children_that_are_on_their_way(
