@@ -96,8 +96,9 @@ async def test_an_index_waits_for_children_that_are_on_their_way(
     first = asyncio.create_task(proxy.client.push_manifest("app", digest, child, OCI_MANIFEST))
     await held.reached.wait()
     second = asyncio.create_task(proxy.client.push_manifest("app", "multi", index, OCI_INDEX))
-    # The index is in, and waits: a question that comes after it is answered.
-    assert (await proxy.client.ask("GET", "/v2/")).status == 200
+    # The index is in, and waits: what comes after it is answered, again and again.
+    for _ in range(20):
+        assert (await proxy.client.ask("GET", "/v2/")).status == 200
     assert puts_of_manifests(standin) == 1
     held.release()
     assert (await first).status == 201
@@ -438,3 +439,54 @@ async def test_what_failed_for_good_and_is_there_by_now_fails_no_manifest(
     standin.state.put_blob("app", lost)  # by another client, straight
     assert (await proxy.client.ask("HEAD", f"/v2/app/blobs/{Digest.of(lost)}")).status == 200
     assert (await put_cache(proxy)).status == 201
+
+
+async def test_an_owed_blob_makes_room_for_nothing(standin: StandIn, tmp_path: Path) -> None:
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), cache_size=5 * MIB)
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    contents = [os.urandom(MIB) for _ in range(6)]
+    async with running(settings) as proxy:
+        digest = await proxy.client.push_blob("app", contents[0])
+        await held.reached.wait()
+        for content in contents[1:]:
+            pulled = standin.state.put_blob("other", content)
+            standin.state.put_manifest("other", Cache.of(content).image_manifest, OCI_MANIFEST)
+            got = await proxy.client.ask("GET", f"/v2/other/blobs/{pulled}")
+            assert got.body == content
+        assert Kind.EVICTED in proxy.kinds()
+        assert (await proxy.client.ask("GET", f"/v2/app/blobs/{digest}")).body == contents[0]
+        held.release()
+        await proxy.until_upstream(digest)
+        assert await holds(standin, contents[0])
+        # Nor when upstream has it, until a manifest names it: it may have to be sent again.
+        for content in contents[1:]:
+            path = f"/v2/other/blobs/{Digest.of(content)}"
+            assert (await proxy.client.ask("GET", path)).body == content
+        assert (await proxy.client.ask("GET", f"/v2/app/blobs/{digest}")).body == contents[0]
+
+
+async def test_what_upstream_does_not_have_is_told_to_the_next_question(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    """Though it has said a moment ago that it is there."""
+    for blob in CACHE.blobs:
+        standin.state.put_blob("app", blob)
+        path = f"/v2/app/blobs/{Digest.of(blob)}"
+        assert (await proxy.client.ask("HEAD", path)).status == 200
+    lost = Digest.of(CACHE.layers[0])
+    del standin.state.repository("app").blobs[lost]
+    assert (await proxy.client.ask("HEAD", f"/v2/app/blobs/{lost}")).status == 200
+    assert (await put_cache(proxy)).status == 404
+    assert (await proxy.client.ask("HEAD", f"/v2/app/blobs/{lost}")).status == 404
+
+
+async def test_no_part_of_a_manifest_is_sent_again_if_all_of_it_may_not_be(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    await CACHE.push_blobs(proxy.client, "app")
+    await proxy.client.push_blob("other", b"private")
+    await proxy.until_upstream(*map(Digest.of, CACHE.blobs), Digest.of(b"private"))
+    del standin.state.repository("app").blobs[Digest.of(CACHE.layers[0])]
+    mixed = Cache((CACHE.layers[0], b"private"), CACHE.config)
+    assert (await put_cache(proxy, mixed)).status == 404
+    assert not await holds(standin, b"private", "app")

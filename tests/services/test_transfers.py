@@ -28,11 +28,16 @@ class Way:
         self.told: list[Event] = []
         self.clock = Clock()
         self.uplink = Uplink(clock=self.clock)
+        self.owed: list[int] = []  # at each of them
         events = Events()
-        events.subscribe(self.told.append)
+        events.subscribe(self._hear)
         upload = UpstreamUpload(world.target, Openings(events), None, self)
         self.transfer = Transfer(upload, self.uplink, events, first_pause=0.001)
         self._world = world
+
+    def _hear(self, event: Event) -> None:
+        self.told.append(event)
+        self.owed.append(self.uplink.owed)
 
     async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
         for at in range(start, end, MIB):
@@ -125,6 +130,7 @@ async def test_what_breaks_off_is_begun_anew_until_it_is_there(
     await way.transfer.settled()
     assert way.arrived()
     assert [event.kind for event in way.told].count(Kind.TROUBLE) <= 2
+    assert set(way.owed) <= {len(BLOB)}  # all of it, again
     assert way.uplink.owed == 0
     assert way.uplink.trouble is None
 
