@@ -96,8 +96,9 @@ async def test_an_index_waits_for_children_that_are_on_their_way(
     first = asyncio.create_task(proxy.client.push_manifest("app", digest, child, OCI_MANIFEST))
     await held.reached.wait()
     second = asyncio.create_task(proxy.client.push_manifest("app", "multi", index, OCI_INDEX))
-    # The index is in, and waits: what comes after it is answered, again and again.
-    for _ in range(20):
+    # The index is in, and waits: what comes after it is answered, again and again, for longer than
+    # a PUT waits for its turn by ECR's rates.
+    for _ in range(400):
         assert (await proxy.client.ask("GET", "/v2/")).status == 200
     assert puts_of_manifests(standin) == 1
     held.release()
