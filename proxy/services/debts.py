@@ -108,15 +108,16 @@ class Debts:
                 debt.transfer.finish(digest, debt.size)
             else:
                 # The promise was never given: the record is written before the reply.
-                await self._end(debt)
+                await self.drop(debt)
 
     async def close(self) -> None:
         """Stop; what is not paid is owed again after the next start."""
-        for debt in list(self._debts.values()):
+        # Out of sight first: what is written down of them stays.
+        debts, self._debts = list(self._debts.values()), {}
+        for debt in debts:
             await debt.transfer.cancel(upstream=False)
             debt.pin.release()
             debt.record_pin.release()
-        self._debts.clear()
         if self._chores:
             await asyncio.wait(self._chores)
 
@@ -190,9 +191,15 @@ class Debts:
         return fact is not None and fact.exists
 
     async def drop(self, debt: Debt) -> None:
-        """Owe it no more, though it is not paid."""
-        await debt.transfer.cancel()
-        await self._end(debt)
+        """Owe it no more, though it is not paid; whoever waits for it is told so."""
+        if self._debts.get((*debt.target.key, debt.digest)) is not debt:
+            return
+        del self._debts[*debt.target.key, debt.digest]
+        try:
+            await debt.transfer.cancel()
+        finally:
+            debt.pin.release()
+            await self._forget(debt)
 
     async def forgive(self, target: Target, digest: Digest) -> bool:
         """Owe a blob no more that a client deletes; whether that was all there was to delete.
@@ -297,11 +304,6 @@ class Debts:
         chore = asyncio.ensure_future(self._forget(debt))
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
-
-    async def _end(self, debt: Debt) -> None:
-        if self._debts.pop((*debt.target.key, debt.digest), None) is not None:
-            debt.pin.release()
-            await self._forget(debt)
 
     async def _forget(self, debt: Debt) -> None:
         """Remove what was written down of it, and the blob if it cannot be read."""

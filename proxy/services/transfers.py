@@ -48,6 +48,13 @@ class ContentLost(RegistryError):
     status = 404
 
 
+class GivenUp(RegistryError):
+    """What was to be sent is not sent any more: it was deleted, or upstream never took it."""
+
+    code = "MANIFEST_BLOB_UNKNOWN"
+    status = 404
+
+
 class UpstreamUpload:
     """One upload upstream and how far it is. Invariant: `sent` bytes are in `upload`, 0 if None."""
 
@@ -242,11 +249,16 @@ class Transfer:
         return self._upload
 
     async def cancel(self, *, upstream: bool = True) -> None:
-        """Send no more of it; `upstream`: tell the registry so."""
+        """Send no more of it, which whoever waits is told; `upstream`: tell the registry so."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._uplink.leave(self.share)
+        if not self.is_over:
+            repository = self._upload.target.repository
+            self._end(
+                failure=GivenUp(f"a blob pushed to {repository} is owed no more: push it again")
+            )
         if upstream:
             await self._upload.cancel()
 

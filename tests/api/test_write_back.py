@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,6 +212,43 @@ async def test_an_owed_blob_that_is_deleted_before_it_was_sent_never_is(
     held.release()
     assert (await proxy.client.ask("HEAD", f"/v2/app/blobs/{digest}")).status == 404
     assert deletions_of_blobs(standin) == 0
+
+
+async def test_a_manifest_does_not_wait_for_a_blob_that_is_deleted_meanwhile(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    await CACHE.push_blobs(proxy.client, "app")
+    await proxy.until_upstream(*map(Digest.of, CACHE.blobs))
+    other = Cache.of(b"deleted too soon")
+    held = standin.faults.add(Fault(server="registry", method="POST", hold=True, times=None))
+    await other.push_blobs(proxy.client, "app")
+    await held.reached.wait()
+    put = asyncio.create_task(put_cache(proxy, other))
+    assert (await proxy.client.ask("GET", "/v2/")).status == 200
+    assert not put.done()
+    for blob in other.blobs:
+        await proxy.client.ask("DELETE", f"/v2/app/blobs/{Digest.of(blob)}")
+    refused = await put
+    assert (refused.status, b"push it again" in refused.body) == (404, True)
+    held.release()
+
+
+async def test_a_note_whose_blob_never_came_to_be_is_owed_no_more(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    """As a crash leaves it before the reply: all others would be told to wait for its bytes."""
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), shutdown_timeout=0.0)
+    held = standin.faults.add(replace(COMMIT, hold=True, times=None))
+    async with running(settings) as proxy:
+        digest = await proxy.client.push_blob("app", os.urandom(MIB))
+        await held.reached.wait()
+        await proxy.stop()
+        next((tmp_path / "blobs").rglob(digest.hex)).unlink()
+        await proxy.start()
+        metrics = (await proxy.client.ask("GET", "/metrics")).body.decode()
+        assert re.findall(r"owed_bytes{.*} (.*)", metrics) == ["0.0"]
+        standin.faults.remove(held)
+    assert not [path for path in (tmp_path / "records" / "debt").rglob("*") if path.is_file()]
 
 
 async def test_a_pushed_blob_is_pulled_before_any_manifest_names_it(
