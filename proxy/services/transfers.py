@@ -378,11 +378,13 @@ class Transfer:
 def is_passing(error: RegistryError) -> bool:
     """Whether a new upload may succeed where this one failed.
 
-    Besides upstream's trouble: an upload that it has lost, and an offset that it does not share
-    (a stream that was dropped cannot be continued within the same upload, ECR.md §4).
+    Besides upstream's trouble: an upload that it has lost, an offset that it does not share (a
+    stream that was dropped cannot be continued within the same upload, ECR.md §4), and a token that
+    ran out while the request for which it was renewed was under way (§2).
     """
     return (
         error.wire_status >= 500
         or error.wire_status in (408, 416, 429)
         or error.wire_code == "BLOB_UPLOAD_UNKNOWN"
+        or (error.wire_code == "DENIED" and "token has expired" in error.message)
     )

@@ -52,13 +52,16 @@ async def test_a_token_that_expires_is_replaced_and_nobody_notices(
 async def test_a_token_that_expires_within_a_push_costs_no_push(
     standin: StandIn, proxy: RunningProxy
 ) -> None:
+    # A token ends once in twelve hours, so each time one is in use that upstream has taken before.
     await CACHE.push_blobs(proxy.client, "app")
+    await proxy.until_upstream(*map(Digest.of, CACHE.blobs))
     standin.state.expire_tokens()
     content = b"another layer"
     started = await proxy.client.ask("POST", "/v2/app/blobs/uploads/")
     standin.state.expire_tokens()
     path = f"{started.headers['Location']}?digest={Digest.of(content)}"
     assert (await proxy.client.ask("PUT", path, body=content)).status == 201
+    await proxy.until_upstream(Digest.of(content))
     standin.state.expire_tokens()
     pushed = await proxy.client.push_manifest("app", "c", CACHE.image_manifest, OCI_MANIFEST)
     assert pushed.status == 201

@@ -47,7 +47,7 @@ async def test_a_wrong_byte_ends_in_a_broken_connection_and_the_next_request_is_
     assert not got.whole
     assert len(got.body) <= len(BLOB) - TAIL  # not even the number of bytes is right
     await assert_nothing_is_left(proxy, digest)
-    assert any(digest in r.getMessage() for r in caplog.records if r.name == "proxy.app")
+    assert any(digest in r.getMessage() for r in caplog.records if r.name == "proxy.event_log")
     assert await take(proxy, digest) == RIGHT
     assert len(downloads(standin)) == 2
 

@@ -106,6 +106,14 @@ async def test_a_line_that_becomes_slower_keeps_nobody_waiting_for_a_part_that_w
         Fault(
             method="PUT",
             path="uploads",
+            status=403,
+            times=2,
+            body="""{"errors":[{"code":
+            "DENIED","message":"Your authorization token has expired."}]}""",
+        ),
+        Fault(
+            method="PUT",
+            path="uploads",
             status=404,
             body="""{"errors":[{"code":
             "BLOB_UPLOAD_UNKNOWN","message":"unknown"}]}""",
