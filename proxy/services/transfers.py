@@ -158,7 +158,9 @@ class Transfer:
         self._hurried = asyncio.Event()
         self._hurried_until = 0.0  # by the loop's clock
         self._trouble: Trouble | None = None
-        self._failures = 0
+        self._furthest = 0  # how many bytes were confirmed at most, whatever was lost again since
+        self._failures = 0  # at that point
+        self._failing_since: float | None = None  # at that point, by the uplink's clock
         self._was_mangled = False
         self._task: asyncio.Task[None] | None = None
         self._ended: list[Callable[[], None]] = []
@@ -333,7 +335,12 @@ class Transfer:
         self._uplink.owe(self.share, -size)
         self._uplink.worked()
         self._trouble = None
-        self._failures = 0
+        if self._upload.sent > self._furthest:
+            # Not before: what fails at one point over and over gets as far as that each time.
+            self._furthest = self._upload.sent
+            self._failures, self._failing_since = 0, None
+            if self._digest is not None:
+                self._uplink.resume(self.share)
 
     async def _shall_try_again(self, error: RegistryError) -> bool:
         """Whether another upload may do better, after a pause."""
@@ -343,9 +350,13 @@ class Transfer:
             self._was_mangled = True
         elif not is_passing(error):
             return False
-        trouble = self._uplink.failed(error)
-        self._trouble = self._trouble or trouble
-        self._trouble = Trouble(error, self._trouble.since)
+        now = self._uplink.failed(error).since
+        if self._failing_since is None:
+            self._failing_since = now
+        self._trouble = Trouble(error, self._failing_since)
+        if self._digest is not None and self._uplink.is_passable(since=self._failing_since):
+            # Only this one fails: it takes up nothing of what all may owe, for as long as it does.
+            self._uplink.pause(self.share)
         if self._failures == 0:  # once, and not as long as it goes on
             registry, repository = self._upload.target.key
             detail = f"upload begun anew: {error.message}"

@@ -225,6 +225,10 @@ class Uplink:
         self._news.wake()
         return Trouble(error, now)
 
+    def is_passable(self, *, since: float) -> bool:
+        """Whether somebody got through long after one began to fail, which fails still."""
+        return self.trouble is None or self.trouble.since > since + self._patience
+
     def worked(self) -> None:
         """A sending was confirmed."""
         self.trouble = None

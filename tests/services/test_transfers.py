@@ -14,6 +14,7 @@ from proxy.services.openings import Openings
 from proxy.services.transfers import Transfer, UpstreamUpload
 from proxy.services.uplink import MIB, Uplink
 from proxy.standin import Fault
+from proxy.standin.faults import Armed
 from tests.services.conftest import Clock, World
 
 BLOB = os.urandom(21 * MIB)
@@ -27,6 +28,7 @@ class Way:
         self.blob = BLOB
         self.told: list[Event] = []
         self.clock = Clock()
+        self.seconds = 0.0  # that pass with each MiB
         self.uplink = Uplink(clock=self.clock)
         self.owed: list[int] = []  # at each of them
         events = Events()
@@ -41,6 +43,7 @@ class Way:
 
     async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
         for at in range(start, end, MIB):
+            self.clock.now += self.seconds
             yield self.blob[at : min(at + MIB, end)]
 
     async def measure(self, size: int, seconds: float) -> None:
@@ -202,6 +205,55 @@ async def test_trouble_that_does_not_pass_ends_the_wait_and_not_the_transfer(
     world.standin.faults.remove(fault)
     await way.transfer.over()
     assert way.arrived()
+
+
+async def fails_at_its_end(way: Way, world: World) -> Armed:
+    """A blob whose parts are all taken before it fails at its end; over a slow line."""
+    way.seconds = 1.0
+    way.transfer.owe(len(BLOB))
+    way.transfer.grow(20 * MIB)
+    way.transfer.finish(DIGEST, len(BLOB))
+    return world.standin.faults.add(Fault(method="PUT", path="uploads", status=500, times=None))
+
+
+async def test_a_blob_that_fails_at_its_end_each_time_is_not_waited_for_without_end(
+    way: Way, world: World
+) -> None:
+    """Though all parts but the last are taken each time."""
+    armed = await fails_at_its_end(way, world)
+    with pytest.raises(Exception, match="500"):
+        await way.transfer.settled()
+    assert len(way.parts()) >= 8
+    world.standin.faults.remove(armed)
+    await way.transfer.over()
+    assert way.arrived()
+
+
+async def test_a_blob_that_alone_fails_takes_up_nothing_of_what_all_may_owe(
+    way: Way, world: World
+) -> None:
+    """Or the pushes of a day would stand behind one that is never taken."""
+    armed = await fails_at_its_end(way, world)
+    other = asyncio.create_task(way.uplink.until(lambda: way.uplink.owed == 0, lambda: None))
+    await other
+    assert armed.hits >= 2
+    world.standin.faults.remove(armed)
+    await way.transfer.over()
+    assert way.arrived()
+    assert way.uplink.owed == 0
+
+
+async def test_what_fails_with_all_else_is_owed_as_long_as_that_lasts(
+    way: Way, world: World
+) -> None:
+    armed = world.standin.faults.add(Fault(method="POST", path="uploads", status=500, times=None))
+    way.transfer.owe(len(BLOB))
+    way.transfer.finish(DIGEST, len(BLOB))
+    await way.uplink.until(lambda: armed.hits >= 3, lambda: None)
+    way.clock.now += 100
+    await way.uplink.until(lambda: armed.hits >= 6, lambda: None)
+    assert way.uplink.owed == len(BLOB)
+    world.standin.faults.remove(armed)
 
 
 async def test_who_halts_it_goes_on_where_it_stood(way: Way) -> None:
