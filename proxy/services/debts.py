@@ -25,9 +25,10 @@ from proxy.oci import Digest, RepositoryName
 from proxy.services.existence import Existence
 from proxy.services.leases import Leases
 from proxy.services.openings import Openings
+from proxy.services.outgoing import ContentLost, UpstreamUpload
 from proxy.services.received import StoredContent
 from proxy.services.registries import Registries, Target
-from proxy.services.transfers import ContentLost, Transfer, UpstreamUpload
+from proxy.services.transfers import Transfer
 from proxy.services.uplink import Uplinks
 from proxy.upstream import Upload
 

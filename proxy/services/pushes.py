@@ -29,6 +29,7 @@ from proxy.services.existence import Existence
 from proxy.services.known import KnownManifests
 from proxy.services.leases import Leases
 from proxy.services.openings import Openings
+from proxy.services.outgoing import ContentLost
 from proxy.services.proofs import Proofs
 from proxy.services.references import find_references
 from proxy.services.registries import PushMode, Target
@@ -38,7 +39,6 @@ from proxy.services.remedies import (
     is_immutable_refusal,
     missing_digests,
 )
-from proxy.services.transfers import ContentLost
 from proxy.upstream import PutReply
 
 # ECR refuses an image of more layers than this (ECR.md §4); other registries have no such limit.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.oci import Digest
-from proxy.services.transfers import UpstreamUpload
+from proxy.services.outgoing import UpstreamUpload
 from proxy.services.window import Window
 
 _PART: Final = 10 * 1024 * 1024  # how ECR cuts streams itself (ECR.md §4)

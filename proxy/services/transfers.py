@@ -1,7 +1,7 @@
 """One blob's way upstream: in parts that every registry takes, and anew as often as it breaks off.
 
 Whatever pieces a client sends, upstream gets parts that every registry takes (ECR wants each part
-but the last to be 5 MiB or more), at offsets that are counted here.
+but the last to be 5 MiB or more).
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
-from proxy.cache import CacheError
 from proxy.errors import Internal, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
-from proxy.services.openings import Openings
-from proxy.services.registries import Target
+from proxy.services.outgoing import UpstreamUpload
 from proxy.services.uplink import Trouble, Uplink
-from proxy.upstream import Upload
 
 _log = logging.getLogger(__name__)
 
@@ -33,99 +30,11 @@ _HURRY_SECONDS: Final = 30.0
 _MANGLED: Final = frozenset({"BLOB_UPLOAD_INVALID", "DIGEST_INVALID"})
 
 
-class Content(Protocol):
-    """Bytes that are here, and can be read as often as need be."""
-
-    def read(self, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` to `end` (exclusive); raises `CacheError`."""
-        ...
-
-
-class ContentLost(RegistryError):
-    """What was to be sent can be read here no more: only a client that has it can bring it back."""
-
-    code = "MANIFEST_BLOB_UNKNOWN"
-    status = 404
-
-
 class GivenUp(RegistryError):
     """What was to be sent is not sent any more: it was deleted, or upstream never took it."""
 
     code = "MANIFEST_BLOB_UNKNOWN"
     status = 404
-
-
-class UpstreamUpload:
-    """One upload upstream and how far it is. Invariant: `sent` bytes are in `upload`, 0 if None."""
-
-    def __init__(
-        self,
-        target: Target,
-        openings: Openings,
-        upload: Upload | None = None,
-        content: Content | None = None,
-    ) -> None:
-        self.target = target
-        self.content = content
-        self.upload = upload
-        self.sent = 0
-        self._openings = openings
-
-    @property
-    def min_part(self) -> int:
-        return self.upload.min_part if self.upload is not None else 0
-
-    async def open(self) -> Upload:
-        """The upload, begun if there is none."""
-        if self.upload is None:
-            self.upload = await self._openings.open(self.target, patient=False)
-            self.sent = 0
-        return self.upload
-
-    async def send(self, end: int) -> None:
-        """Send the bytes up to `end` as one part; raises upstream's refusal, or `ContentLost`."""
-        upload, start = await self.open(), self.sent
-        self.upload = await self.target.registry.send_chunk(
-            upload, offset=start, length=end - start, body=lambda: self._read(start, end)
-        )
-        self.sent = end
-
-    async def commit(self, digest: Digest, size: int) -> None:
-        """Send what is left of `size` bytes, and close the upload as that blob."""
-        upload, start = await self.open(), self.sent
-        await self.target.registry.finish_upload(
-            upload,
-            digest,
-            offset=start,
-            length=size - start,
-            body=(lambda: self._read(start, size)) if size > start else None,
-        )
-
-    def forget(self) -> None:
-        """What upstream has of it is not known any more: begin anew."""
-        self.upload, self.sent = None, 0
-
-    async def cancel(self) -> None:
-        """Tell upstream that nothing comes of it; it matters to nobody whether that works."""
-        upload, self.upload, self.sent = self.upload, None, 0
-        if upload is not None:
-            try:
-                await self.target.registry.cancel_upload(upload)
-            except RegistryError as error:
-                # Whether ECR lets an upload be cancelled is unknown (ECR.md, last section); it
-                # forgets it by itself.
-                _log.debug("upstream did not cancel an upload: %s", error.message)
-
-    async def _read(self, start: int, end: int) -> AsyncIterator[bytes]:
-        assert self.content is not None  # noqa: S101 whoever sends has said what
-        try:
-            async for piece in self.content.read(start, end):
-                yield piece
-        except CacheError as error:
-            raise ContentLost(
-                f"a blob pushed to {self.target.repository} can be read from the proxy's disk no "
-                f"more ({error}): push it again"
-            ) from error
 
 
 class Transfer:

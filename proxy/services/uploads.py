@@ -22,11 +22,11 @@ from proxy.oci import Digest, RepositoryName
 from proxy.services.debts import Debt, Debts
 from proxy.services.existence import Existence
 from proxy.services.openings import Openings
+from proxy.services.outgoing import UpstreamUpload
 from proxy.services.received import OnDisk, Received
 from proxy.services.registries import PushMode, Target
 from proxy.services.straight import Straight
 from proxy.services.tokens import UploadTokens
-from proxy.services.transfers import UpstreamUpload
 from proxy.upstream import Upload
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ import pytest
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
 from proxy.services.openings import Openings
-from proxy.services.transfers import Transfer, UpstreamUpload
+from proxy.services.outgoing import UpstreamUpload
+from proxy.services.transfers import Transfer
 from proxy.services.uplink import MIB, Uplink
 from proxy.standin import Fault
 from proxy.standin.faults import Armed
