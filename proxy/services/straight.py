@@ -29,9 +29,11 @@ class Straight:
     async def append(self, chunk: bytes) -> None:
         """Take in more, and send a part when there is one; raises upstream's words."""
         await self._window.append(chunk)
-        part = max(_PART, self._upload.min_part)
-        while self._window.size - self._upload.sent >= part:
-            end = self._upload.sent + part
+        while self._window.size - self._upload.sent >= _PART:
+            await self._upload.open()  # it says what the least of a part is
+            end = self._upload.sent + max(_PART, self._upload.min_part)
+            if self._window.size < end:
+                break
             await self._upload.send(end)
             self._window.release(end)
 

@@ -103,7 +103,7 @@ class Transfer:
         """Wait until `size` bytes more may be taken in; raises as `settled`."""
         if self.failure is not None:
             raise self.failure
-        await self._uplink.admit(self.share, size, again=self._reconsider)
+        await self._uplink.admit(self.share, size, part=self._reconsider)
 
     async def promise(self) -> None:
         """Wait until all of it, which is here, may be owed; raises as `settled`."""
@@ -179,11 +179,13 @@ class Transfer:
     def _part(self) -> int:
         return max(self._uplink.part_size(self._upload.sent), self._upload.min_part)
 
-    def _reconsider(self) -> None:
+    def _reconsider(self) -> int:
         """What was less than a part may be one by now, where the line has become slower: it must
-        not be waited for by those who would make it larger."""
-        if self._size - self._upload.sent >= self._part:
+        not be waited for by those who would make it larger. Gives the bytes of a part."""
+        part = self._part
+        if self._size - self._upload.sent >= part:
             self._go_on()
+        return part
 
     def _go_on(self) -> None:
         self._more.set()
@@ -215,7 +217,10 @@ class Transfer:
             if self._digest is not None and (left <= part or self._fits_in_one(part)):
                 await self._commit(self._digest)
                 return
-            if left >= part:
+            if left >= part and self._upload.upload is None:
+                await self._upload.open()  # it says what the least of a part is
+                self._uplink.changed()
+            elif left >= part:
                 await self._send(self._upload.sent + part)
             else:
                 self._more.clear()
@@ -226,7 +231,6 @@ class Transfer:
         return self._upload.sent == 0 and self._size <= 2 * part
 
     async def _send(self, end: int) -> None:
-        await self._upload.open()
         size = end - self._upload.sent
         async with self._uplink.turn(self.share, size):
             await self._upload.send(end)

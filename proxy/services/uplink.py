@@ -126,21 +126,21 @@ class Uplink:
         if size < 0:
             self._news.wake()
 
-    async def admit(self, share: Share, size: int, *, again: Callable[[], None]) -> None:
+    async def admit(self, share: Share, size: int, *, part: Callable[[], int]) -> None:
         """Wait until `size` bytes more of a blob may be taken in, and count them.
 
-        `again` is called whenever that is considered. Raises upstream's trouble when that does not
-        pass.
+        `part` gives how many bytes of it are sent at once, and is called whenever that is
+        considered. Raises upstream's trouble when that does not pass.
         """
 
         def fits() -> bool:
-            again()
+            full = part()
             if self.owed + size <= self.limit:
                 return True
             # A part is sent when it is full. So that all that may be owed is not taken up by parts
             # that are not, the first who waits gets the rest of its own.
             first = next(iter(self._taking), None)
-            return share is first and share.owed < self.part_size(0)
+            return share is first and share.owed < full
 
         if not fits() or self._taking:
             self._taking[share] = None

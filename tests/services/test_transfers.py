@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,10 +13,13 @@ from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
 from proxy.services.openings import Openings
 from proxy.services.outgoing import UpstreamUpload
+from proxy.services.registries import Target
+from proxy.services.straight import Straight
 from proxy.services.transfers import Transfer
 from proxy.services.uplink import MIB, Uplink
 from proxy.standin import Fault
 from proxy.standin.faults import Armed
+from proxy.upstream import Upload
 from tests.services.conftest import Clock, World
 
 BLOB = os.urandom(21 * MIB)
@@ -25,7 +29,7 @@ DIGEST = Digest.of(BLOB)
 class Way:
     """A transfer over an uplink of its own, of content that is all here."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, openings: type[Openings] = Openings) -> None:
         self.blob = BLOB
         self.told: list[Event] = []
         self.clock = Clock()
@@ -34,7 +38,7 @@ class Way:
         self.owed: list[int] = []  # at each of them
         events = Events()
         events.subscribe(self._hear)
-        upload = UpstreamUpload(world.target, Openings(events), None, self)
+        upload = UpstreamUpload(world.target, openings(events), None, self)
         self.transfer = Transfer(upload, self.uplink, events, first_pause=0.001)
         self._world = world
 
@@ -78,6 +82,35 @@ async def test_parts_are_sent_while_the_rest_is_received(way: Way) -> None:
     assert way.parts()
     assert all(part >= 5 * MIB for part in way.parts())
     assert way.uplink.owed == 0
+
+
+class LargeParts(Openings):
+    """As of a registry that takes no small parts, and says so with each upload."""
+
+    async def open(self, target: Target, *, patient: bool) -> Upload:
+        return replace(await super().open(target, patient=patient), min_part=18 * MIB)
+
+
+async def test_parts_are_as_large_as_upstream_says_though_less_may_be_owed(world: World) -> None:
+    way = Way(world, LargeParts)
+    assert way.uplink.limit == 16 * MIB
+    for size in range(MIB, len(BLOB) + 1, MIB):
+        await way.transfer.admit(MIB)
+        way.transfer.grow(size)
+    way.transfer.finish(DIGEST, len(BLOB))
+    await way.transfer.settled()
+    assert way.arrived()
+    assert way.parts() == [18 * MIB]
+
+
+async def test_what_goes_straight_through_goes_in_parts_as_large_as_upstream_says(
+    world: World,
+) -> None:
+    straight = Straight(UpstreamUpload(world.target, LargeParts(Events())))
+    for start in range(0, len(BLOB), MIB):
+        await straight.append(BLOB[start : start + MIB])
+    await straight.commit(DIGEST)
+    assert [r.request_bytes for r in world.standin.requests if r.method == "PATCH"] == [18 * MIB]
 
 
 async def test_a_line_that_becomes_slower_keeps_nobody_waiting_for_a_part_that_was_larger(

@@ -21,7 +21,7 @@ class Clock:
 
 
 async def admit(uplink: Uplink, share: Share, size: int) -> None:
-    await uplink.admit(share, size, again=lambda: None)
+    await uplink.admit(share, size, part=lambda: uplink.part_size(0))
 
 
 async def waits(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
