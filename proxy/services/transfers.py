@@ -146,14 +146,21 @@ class Transfer:
     async def halt(self) -> UpstreamUpload:
         """End the task between two parts, for somebody else to go on with what is upstream.
 
-        Raises what it failed with, or trouble that does not pass.
+        Raises what it failed with, or trouble that does not pass; then it goes on itself.
         """
         self._halting = True
         self._more.set()
-        if self._task is not None:
-            await self._uplink.until(
-                lambda: self._task is None or self._task.done(), lambda: self._trouble
-            )
+        try:
+            if self._task is not None:
+                await self._uplink.until(
+                    lambda: self._task is None or self._task.done(), lambda: self._trouble
+                )
+        except BaseException:
+            self._halting = False
+            if self._task is not None and self._task.done() and not self.is_over:
+                self._task = None
+                self._go_on()
+            raise
         if self.failure is not None:
             raise self.failure
         self._uplink.leave(self.share)

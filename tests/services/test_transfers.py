@@ -290,6 +290,39 @@ async def test_what_fails_with_all_else_is_owed_as_long_as_that_lasts(
     world.standin.faults.remove(armed)
 
 
+async def test_what_could_not_be_halted_goes_on_by_itself(way: Way, world: World) -> None:
+    fault = world.standin.faults.add(Fault(method="POST", path="uploads", status=500, times=None))
+    way.transfer.owe(len(BLOB))
+    way.transfer.grow(20 * MIB)
+    await way.uplink.until(lambda: way.uplink.trouble is not None, lambda: None)
+    halting = asyncio.create_task(way.transfer.halt())
+    await asyncio.wait([halting], timeout=0)
+    way.clock.now += 21
+    way.uplink.changed()
+    with pytest.raises(Exception, match="500"):
+        await halting
+    world.standin.faults.remove(fault)
+    way.transfer.finish(DIGEST, len(BLOB))
+    await way.transfer.settled()
+    assert way.arrived()
+
+
+async def test_what_was_halted_for_nobody_goes_on_by_itself(way: Way, world: World) -> None:
+    """Its client went away in the meantime."""
+    held = world.standin.faults.add(Fault(method="PATCH", hold=True))
+    way.transfer.owe(len(BLOB))
+    way.transfer.grow(20 * MIB)
+    await held.reached.wait()
+    halting = asyncio.create_task(way.transfer.halt())
+    await asyncio.wait([halting], timeout=0)
+    halting.cancel()
+    await asyncio.wait([halting])
+    held.release()
+    way.transfer.finish(DIGEST, len(BLOB))
+    await way.transfer.settled()
+    assert way.arrived()
+
+
 async def test_who_halts_it_goes_on_where_it_stood(way: Way) -> None:
     way.transfer.owe(20 * MIB)
     way.transfer.grow(20 * MIB)
