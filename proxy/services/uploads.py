@@ -134,7 +134,7 @@ class Uploads:
                 await self._finish_straight(session, session.received, digest)
                 return
             try:
-                await self._verify(session.target, session.received.spool, digest)
+                await session.received.verify(session.target, digest)
             except DigestInvalid:
                 await self._drop(session)
                 raise
@@ -251,51 +251,30 @@ class Uploads:
     async def _receive(self, session: _Session, body: AsyncIterator[bytes]) -> None:
         """Take a body in; it goes upstream meanwhile, and never runs far ahead of that."""
         async for chunk in body:
-            if isinstance(session.received, OnDisk) and await self._spool(session.received, chunk):
-                continue
+            spool = None
             if isinstance(session.received, OnDisk):
-                session.received = await self._leave_disk(session.received)
+                if await session.received.append(chunk):
+                    continue
+                # The disk is full: what upstream has not got goes on through memory, unstored.
+                spool = session.received.spool
+                session.received = Straight(await session.received.transfer.halt())
             try:
+                if spool is not None:
+                    await self._leave_disk(spool, session.received)
                 await session.received.append(chunk)
-            except RegistryError:
+            except BaseException:
                 # What of it is upstream is not known any more, nor is it here: the client has to
                 # begin anew, and hears so from now on.
                 self._sessions.pop(session.name, None)
                 raise
 
-    async def _spool(self, received: OnDisk, chunk: bytes) -> bool:
-        """Whether there was room for it."""
-        await received.transfer.admit(len(chunk))
+    async def _leave_disk(self, spool: Spool, straight: Straight) -> None:
         try:
-            await received.spool.append(chunk)
-        except BaseException as error:
-            received.transfer.owe(-len(chunk))
-            if isinstance(error, NoSpace):
-                return False
-            raise
-        received.transfer.grow(received.spool.size)
-        return True
-
-    async def _leave_disk(self, received: OnDisk) -> Straight:
-        """The budget is spent: what upstream has not got goes on through memory, unstored."""
-        upload = await received.transfer.halt()
-        straight = Straight(upload)
-        # All of it may be owed, after a restart or a failure.
-        async for piece in received.spool.read(upload.sent, received.spool.size):
-            await straight.append(piece)
-        await received.spool.discard()
-        return straight
-
-    async def _verify(self, target: Target, spool: Spool, digest: Digest) -> None:
-        """A wrong digest is found here where the bytes can be read, else by upstream."""
-        try:
-            actual = await spool.digest(digest.algorithm)
-        except CacheError:
-            return  # the disk refuses a read: if it refuses the next one, sending says so
-        if actual != digest:
-            raise DigestInvalid(
-                f"the blob pushed to {target.repository} as {digest} hashes to {actual}"
-            )
+            # All of it may be owed, after a restart or a failure.
+            async for piece in spool.read(straight.size, spool.size):
+                await straight.append(piece)
+        finally:
+            await spool.discard()
 
     # Committing
 
@@ -309,7 +288,7 @@ class Uploads:
     async def _write_through(self, session: _Session, received: OnDisk, digest: Digest) -> None:
         received.transfer.finish(digest, received.size)
         await received.transfer.settled()
-        await self._publish(received, digest)
+        await received.publish(digest)
         self._debts.paid(session.target, digest, received.size)
 
     async def _owe(self, session: _Session, received: OnDisk, digest: Digest) -> None:
@@ -317,7 +296,7 @@ class Uploads:
         known = self._debts.find(session.target, digest)
         if known is not None:  # somebody else has just pushed it
             await received.transfer.cancel()
-            await self._publish(received, digest)
+            await received.publish(digest)
             await self._keep_promise(known)
             return
         # From here on it is sent, however small: what is owed in all grows less by that alone, and
@@ -334,25 +313,12 @@ class Uploads:
         # promise that was not given yet.
         noted = asyncio.ensure_future(self._note(debt))
         try:
-            await self._publish(received, digest, keep=True)
+            await received.publish(digest, keep=True)
             if not await noted or not self._store.contains(digest):
                 await self._pay(debt)
         finally:
             await asyncio.wait([noted])
             await received.spool.discard()
-
-    async def _publish(self, received: OnDisk, digest: Digest, *, keep: bool = False) -> None:
-        """Make a blob of what was received; where the disk refuses, that is so be it.
-
-        `keep`: leave it where it is then.
-        """
-        received.content.digest = digest
-        try:
-            await received.spool.publish(digest)
-        except CacheError as error:
-            _log.warning("%s was pushed, and is not stored here: %s", digest, error)
-            if not keep:
-                await received.spool.discard()
 
     async def _keep_promise(self, debt: Debt) -> None:
         """Make sure of a blob before a client hears that it is taken: by a note, or by paying."""

@@ -12,12 +12,14 @@ from urllib.parse import parse_qsl, unquote, urlencode
 import aiohttp
 import pytest
 
+from proxy.app import Timing
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import Digest
 from proxy.services import straight
 from proxy.services.window import Window
 from proxy.standin import Fault, StandIn
+from proxy.upstream import Tuning
 from tests.running import Answer, RunningProxy, running, settings_for, straight_to
 
 MIB = 1024 * 1024
@@ -246,6 +248,27 @@ async def test_an_upload_that_fails_without_room_on_disk_is_begun_anew_by_its_cl
         standin.faults.add(Fault(server="registry", method="PATCH", status=500))
         failed = await _patch(proxy, location, content[12 * MIB :] + content, 12 * MIB)
         assert failed.status == 502
+        gone = await proxy.client.ask("GET", location)
+        assert (gone.status, b"BLOB_UPLOAD_UNKNOWN" in gone.body) == (404, True)
+        await proxy.client.push_blob("app", content)
+    assert await _stored(proxy, standin, content)
+
+
+async def test_an_upload_that_fails_as_it_leaves_the_disk_is_begun_anew_by_its_client(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    """Else its end would wait for what nobody sends any more."""
+    content = os.urandom(15 * MIB)
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), cache_size=13 * MIB)
+    timing = Timing(tuning=Tuning(first_pause=1.0))
+    async with running(settings, timing=timing) as proxy:
+        await proxy.client.push_blob("app", b"taken before")
+        await proxy.until_upstream(Digest.of(b"taken before"))
+        location = await _begin(proxy)
+        # What is on disk is not sent, for a second: the disk is full by then.
+        standin.faults.add(Fault(server="registry", method="POST", status=500))
+        standin.faults.add(Fault(server="registry", method="PATCH", status=500))
+        assert (await _patch(proxy, location, content, 0)).status == 502
         gone = await proxy.client.ask("GET", location)
         assert (gone.status, b"BLOB_UPLOAD_UNKNOWN" in gone.body) == (404, True)
         await proxy.client.push_blob("app", content)
