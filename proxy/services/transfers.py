@@ -106,8 +106,8 @@ class Transfer:
         await self._uplink.admit(self.share, size, part=self._reconsider)
 
     async def promise(self) -> None:
-        """Wait until all of it, which is here, may be owed; raises as `settled`."""
-        await self._uplink.promise(self.share)
+        """Wait until all of it, which is here, may be owed, or is upstream; raises as `settled`."""
+        await self._uplink.promise(self.share, unless=lambda: self.is_over)
         if self.failure is not None:
             raise self.failure
 

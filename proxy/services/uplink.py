@@ -151,9 +151,9 @@ class Uplink:
                 self._news.wake()  # there is another first one
         self.owe(share, size)
 
-    async def promise(self, share: Share) -> None:
+    async def promise(self, share: Share, *, unless: Callable[[], bool]) -> None:
         """Wait until one blob more may be owed, all of whose bytes are here; raises as `admit`."""
-        await self.until(lambda: self.blobs < _MOST_BLOBS and self.owed <= self.limit)
+        await self.until(lambda: unless() or (self.blobs < _MOST_BLOBS and self.owed <= self.limit))
         self.count(share)
 
     def count(self, share: Share) -> None:

@@ -287,27 +287,32 @@ class Uploads:
 
     async def _write_through(self, session: _Session, received: OnDisk, digest: Digest) -> None:
         received.transfer.finish(digest, received.size)
-        await received.transfer.settled()
+        try:
+            await received.transfer.settled()
+        except BaseException:
+            await self._drop(session)  # it is that blob now, and takes no more
+            raise
         await received.publish(digest)
         self._debts.paid(session.target, digest, received.size)
 
     async def _owe(self, session: _Session, received: OnDisk, digest: Digest) -> None:
         """Let the client go on as soon as the blob is on disk for good."""
+        if not self._debts.has(session.target, digest):
+            # From here on it is sent, however small: what is owed in all grows less by that alone,
+            # and others that are as small may wait for the same.
+            received.transfer.finish(digest, received.size)
+            try:
+                await received.transfer.promise()
+            except BaseException:
+                await self._drop(session)  # it is that blob now, and takes no more
+                raise
+        self._sessions.pop(session.name, None)  # the blob is the debt's affair now
         known = self._debts.find(session.target, digest)
-        if known is not None:  # somebody else has just pushed it
+        if known is not None:  # somebody else has just pushed it, or while this one waited
             await received.transfer.cancel()
             await received.publish(digest)
             await self._keep_promise(known)
             return
-        # From here on it is sent, however small: what is owed in all grows less by that alone, and
-        # others that are as small may wait for the same.
-        received.transfer.finish(digest, received.size)
-        try:
-            await received.transfer.promise()
-        except BaseException:
-            await self._drop(session)  # it is that blob now, and takes no more
-            raise
-        self._sessions.pop(session.name, None)  # the blob is the debt's affair now
         debt = self._debts.begin(session.target, digest, received.size, received.transfer)
         # The disk is at work while it is sent. A note without its blob, after a crash, is of a
         # promise that was not given yet.
@@ -329,6 +334,8 @@ class Uploads:
 
     async def _note(self, debt: Debt) -> bool:
         """Whether what is owed is written down."""
+        if debt.written:
+            return True
         try:
             await self._debts.write_down(debt)
         except CacheError as error:
@@ -340,7 +347,9 @@ class Uploads:
         try:
             await debt.transfer.settled()
         except RegistryError:
-            await self._debts.drop(debt)
+            # What another client was told is taken is owed all the same.
+            if not (debt.written and self._store.contains(debt.digest)):
+                await self._debts.drop(debt)
             raise
 
     async def _may_read(self, source: Target, digest: Digest) -> bool:

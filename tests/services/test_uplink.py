@@ -147,8 +147,8 @@ async def test_no_more_than_so_many_blobs_are_owed() -> None:
     uplink = Uplink(clock=Clock())
     shares = [uplink.join() for _ in range(129)]
     for share in shares[:128]:
-        await uplink.promise(share)
-    task = await waits(uplink.promise(shares[128]))
+        await uplink.promise(share, unless=lambda: False)
+    task = await waits(uplink.promise(shares[128], unless=lambda: False))
     uplink.leave(shares[0])
     await task
     assert uplink.blobs == 128

@@ -1,0 +1,83 @@
+"""What a client was told of a blob stays true whatever others do who push the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from proxy.app import Timing
+from proxy.demo import registry_of
+from proxy.oci import OCI_MANIFEST, Digest
+from proxy.standin import Fault, StandIn
+from proxy.upstream import Tuning
+from tests.api.test_control import ask, socket_of
+from tests.caches import Cache
+from tests.running import RunningProxy, running, settings_for, straight_to, with_registry
+
+COMMIT = Fault(server="registry", method="PUT", path="/blobs/uploads/", times=None)
+IMPATIENT = Timing(tuning=Tuning(push_patience=0.2, first_pause=0.01))
+
+
+async def test_two_who_wait_to_push_the_same_blob_leave_nothing_that_stays_in_use(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    cache = Cache.of(b"of two clients")
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    for number in range(128):  # as many as may be owed
+        await proxy.client.push_blob("app", b"blob %d" % number)
+    opened = sum(each.method == "POST" for each in standin.requests)
+    pushes = [asyncio.create_task(cache.push_blobs(proxy.client, "app")) for _ in range(2)]
+    # Both have sent all that they had to, and wait for their answers.
+    while sum(each.method == "POST" for each in standin.requests) < opened + 2:
+        await asyncio.wait(pushes, timeout=0.01)
+    assert not any(push.done() for push in pushes)
+    held.release()
+    await asyncio.gather(*pushes)
+    put = await proxy.client.push_manifest("app", "cache", cache.image_manifest, OCI_MANIFEST)
+    assert put.status == 201
+    await ask(socket_of(proxy), "prune", to="0")
+    digest = Digest.of(cache.layers[0])
+    assert not list((proxy.settings.cache_dir / "blobs").rglob(digest.hex))
+
+
+async def test_a_blob_that_is_promised_is_owed_whatever_becomes_of_who_pushes_it_again(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    content = os.urandom(1000)
+    notes = tmp_path / "records" / "debt"
+    async with running(
+        settings_for(registry_of(standin), cache_dir=tmp_path), timing=IMPATIENT
+    ) as proxy:
+        fault = standin.faults.add(replace(COMMIT, status=503))
+        digest = await proxy.client.push_blob("app", content)
+        # The disk takes no more notes: nothing else could be promised.
+        notes.rename(tmp_path / "away")
+        notes.write_bytes(b"")
+        await proxy.client.push_blob("app", content)
+        notes.unlink()
+        (tmp_path / "away").rename(notes)
+        standin.faults.remove(fault)
+        await proxy.until_upstream(digest)
+        async with straight_to(standin) as client:
+            assert (await client.ask("HEAD", f"/v2/app/blobs/{digest}")).status == 200
+
+
+async def test_an_upload_whose_end_was_tried_takes_nothing_more(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    """Its first end may come to be at any time, and would be taken for another one's."""
+    settings = with_registry(
+        settings_for(registry_of(standin), cache_dir=tmp_path), push_mode="write-through"
+    )
+    async with running(settings, timing=IMPATIENT) as proxy:
+        started = await proxy.client.ask("POST", "/v2/app/blobs/uploads/")
+        location = started.headers["Location"]
+        fault = standin.faults.add(replace(COMMIT, status=503))
+        ended = await proxy.client.ask("PUT", f"{location}?digest={Digest.of(b'1')}", body=b"1")
+        assert ended.status == 503
+        standin.faults.remove(fault)
+        digest = Digest.of(b"12")
+        again = await proxy.client.ask("PUT", f"{location}?digest={digest}", body=b"2")
+        assert (again.status, b"BLOB_UPLOAD_UNKNOWN" in again.body) == (404, True)
