@@ -170,6 +170,14 @@ class Debts:
         debt.transfer.finish(digest, debt.size)
         return debt
 
+    def has_room(self, target: Target, digest: Digest) -> bool:
+        """Whether a blob on disk can be owed, too: as far as clients may run ahead of upstream."""
+        found = self._store.find(digest)
+        if found is None:
+            return False
+        with found:
+            return self._uplinks.of(target.registry.name).has_room(found.size)
+
     async def pay(self, target: Target, digests: Iterable[Digest]) -> None:
         """Wait until none of these blobs is owed any more.
 

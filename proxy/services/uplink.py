@@ -151,6 +151,10 @@ class Uplink:
                 self._news.wake()  # there is another first one
         self.owe(share, size)
 
+    def has_room(self, size: int) -> bool:
+        """Whether a blob of `size` bytes may be owed without a wait."""
+        return self.blobs < _MOST_BLOBS and self.owed + size <= self.limit
+
     async def promise(self, share: Share, *, unless: Callable[[], bool]) -> None:
         """Wait until one blob more may be owed, all of whose bytes are here; raises as `admit`."""
         await self.until(lambda: unless() or (self.blobs < _MOST_BLOBS and self.owed <= self.limit))

@@ -88,14 +88,15 @@ class Uploads:
         """Mount a blob from another repository; the token of an upload where it cannot be.
 
         Where upstream does not mount, a blob that is on disk is sent from there, if whoever asks
-        may read it under `source`.
+        may read it under `source`; unless the manifest that names it would wait too long for that.
         """
         upload = await self._openings.mount(target, digest, source)
         if upload is None:
             self._existence.add(target, digest, None)
             return None
         if source is not None and await self._may_read(replace(target, repository=source), digest):
-            debt = self._debts.owe_stored(target, digest, upload)
+            may_owe = self._debts.has(target, digest) or self._debts.has_room(target, digest)
+            debt = self._debts.owe_stored(target, digest, upload) if may_owe else None
             if debt is not None:
                 await self._keep_promise(debt)
                 return None
@@ -358,7 +359,7 @@ class Uploads:
         if self._debts.has(source, digest):
             return True  # which upstream cannot confirm yet
         try:
-            await self._existence.ask(source, digest)
+            await self._existence.ask(source, digest, patient=False)
         except RegistryError:
             return False  # then it is for the client to show that it has the blob
         return True

@@ -360,6 +360,23 @@ async def test_a_mount_from_where_the_blob_is_still_owed_is_made_from_disk(
     assert await holds(standin, content, "app")
 
 
+@pytest.mark.parametrize(("size", "status"), [(15 * MIB, 201), (17 * MIB, 202)])
+async def test_what_is_mounted_from_disk_is_owed_as_far_as_clients_may_run_ahead(
+    proxy: RunningProxy, standin: StandIn, size: int, status: int
+) -> None:
+    """Over a slow line its manifest would be answered too late; and its client pushes slowly."""
+    content = os.urandom(size)
+    cache = Cache.of(content)
+    for blob in cache.blobs:
+        standin.state.put_blob("other", blob)
+    standin.state.put_manifest("other", cache.image_manifest, OCI_MANIFEST)
+    digest = Digest.of(content)
+    assert (await proxy.client.ask("GET", f"/v2/other/blobs/{digest}")).body == content
+    await proxy.until(Kind.STORED)
+    answer = await proxy.client.ask("POST", f"/v2/app/blobs/uploads/?mount={digest}&from=other")
+    assert answer.status == status
+
+
 async def test_nothing_is_mounted_from_where_the_blob_is_not_to_be_read(
     proxy: RunningProxy, standin: StandIn
 ) -> None:
