@@ -32,7 +32,7 @@ from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
 from proxy.services.blobs import Blobs
 from proxy.services.completeness import Completeness
-from proxy.services.debts import Debts
+from proxy.services.debts import Debts, Owed
 from proxy.services.existence import Existence
 from proxy.services.expected import Expected
 from proxy.services.known import KnownManifests
@@ -216,6 +216,7 @@ async def build(
     """Everything behind the listening socket; raises `StartError`."""
     metrics = Metrics(events)
     async with AsyncExitStack() as stack:
+        owed = Owed()
         try:
             store = await BlobStore.open(
                 settings.cache_dir,
@@ -224,6 +225,7 @@ async def build(
                 abandon_below=settings.abandon_fills_below,
                 patience=timing.patience,
                 events=events,
+                first=owed.keep,
             )
             stack.push_async_callback(store.close)
             await stack.enter_async_context(_every(_TEND_SECONDS, store.tend))
@@ -261,6 +263,7 @@ async def build(
             await debts.restore(registries)
         except CacheError as error:
             raise StartError(str(error)) from error
+        owed.release()
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, debts.expire))
 
         vouched = Vouched(clock=timing.clock)

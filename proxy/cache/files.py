@@ -69,6 +69,11 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def discard(path: str) -> None:
+    with suppress(OSError):
+        remove(path)
+
+
 def remove_all(paths: Iterable[str]) -> list[OSError | None]:
     """Unlink files; what stood in the way, for each of them."""
     errors: list[OSError | None] = []

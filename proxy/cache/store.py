@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.cache.budget import Budget
 from proxy.cache.disk import Disk, SharedFile
 from proxy.cache.errors import CacheError, DiskFailed, NoSpace
-from proxy.cache.files import create, free_bytes, open_read, open_write, remove, whole_bytes
+from proxy.cache.files import create, discard, free_bytes, open_read, open_write, whole_bytes
 from proxy.cache.fill import Fill
 from proxy.cache.inspection import Audit, Checked, audit, verify
 from proxy.cache.layout import (
@@ -78,13 +77,15 @@ class BlobStore:
         abandon_below: int = 0,
         pause: float = _PAUSE,
         patience: Patience = PATIENCE,
+        first: Callable[[Space], Awaitable[None]] | None = None,
     ) -> BlobStore:
         """Own a directory, made where there is none. What is in it is counted before or after this
         returns: `settled` waits for that.
 
         `budget` is in bytes on disk, `floor` what stays free of the file system; fills that nobody
         wants any more are given up below `abandon_below` bytes; a disk that refuses a write is left
-        alone for `pause` seconds at first; a source that breaks off is asked again with `patience`.
+        alone for `pause` seconds at first; a source that breaks off is asked again with `patience`;
+        `first` may keep files from eviction, before any is evicted.
         Raises `CacheError` naming the directory when it cannot be used, or is in use.
         """
         layout = Layout(directory)
@@ -102,6 +103,8 @@ class BlobStore:
                     f"the file system of {layout.root} cannot be used: {error}"
                 ) from error
             space = Space(layout, disk, Budget(budget, AgedLfu(), floor=free), events, pause=pause)
+            if first is not None:
+                await first(space)
             store = cls(space, lock, abandon_below=abandon_below, patience=patience)
             # A small directory is read in no time, and then nothing begins without it.
             await asyncio.wait([store._loading], timeout=_LOAD_SECONDS)
@@ -247,7 +250,7 @@ class BlobStore:
             raise NoSpace(f"cannot create {path}: {error}") from error
         except asyncio.CancelledError:
             # Nobody will ever ask for it.
-            await self.space.disk.run(_remove_if_possible, path)
+            await self.space.disk.run(discard, path)
             room.release()
             raise
         spool = self._register(name, fd, hashlib.new(algorithm), size=0, room=room)
@@ -391,8 +394,3 @@ class BlobStore:
     def is_loading(self) -> bool:
         """Whether what was on disk is not all counted yet, so that nothing is stored."""
         return self.space.is_loading
-
-
-def _remove_if_possible(path: str) -> None:
-    with suppress(OSError):
-        remove(path)

@@ -19,6 +19,7 @@ from proxy.cache.layout import Layout
 from proxy.cli.base import UserError
 from proxy.config import CacheSettings
 from proxy.events import Events
+from proxy.services.debts import Owed
 from proxy.services.upkeep import Limits, Message, Messages, Upkeep
 from proxy.unix_socket import short_path
 
@@ -127,7 +128,10 @@ async def _read(response: aiohttp.ClientResponse) -> Messages:
 async def _open(settings: CacheSettings, stack: AsyncExitStack) -> BlobStore:
     """The cache, taken by this process; raises `UserError` when another one has it."""
     try:
-        store = await BlobStore.open(settings.cache_dir, budget=_UNLIMITED, events=Events())
+        # What a proxy has promised to send is for the next one to send.
+        store = await BlobStore.open(
+            settings.cache_dir, budget=_UNLIMITED, events=Events(), first=Owed().keep
+        )
     except CacheError as error:
         raise UserError(str(error)) from error
     stack.push_async_callback(store.close)

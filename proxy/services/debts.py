@@ -19,6 +19,8 @@ from typing import Final
 from cachetools import TTLCache
 
 from proxy.cache import BlobStore, CacheError, Pin, RecordStore
+from proxy.cache.layout import blob_key
+from proxy.cache.space import Space
 from proxy.errors import RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest, RepositoryName
@@ -56,6 +58,28 @@ class Debt:
     record_pin: Pin
     since: float
     written: bool = False
+
+
+class Owed:
+    """Keeps what is owed from the moment on at which a cache directory is opened.
+
+    Less room than before, or another's command, evicts what it can before `Debts` knows of it.
+    """
+
+    def __init__(self) -> None:
+        self._pins: list[Pin] = []
+
+    async def keep(self, space: Space) -> None:
+        """Keep all blobs of which it is written down that they are owed; raises `CacheError`."""
+        records = RecordStore(space)
+        for registry, repository, digest, _ in await records.all(_DEBT):
+            self._pins.append(records.keep(_DEBT, registry, repository, digest))
+            self._pins.append(Pin(space, blob_key(Digest.parse(digest))))
+
+    def release(self) -> None:
+        """`Debts` keeps them by now."""
+        while self._pins:
+            self._pins.pop().release()
 
 
 class Debts:

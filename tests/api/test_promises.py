@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proxy.app import Timing
 from proxy.demo import registry_of
+from proxy.events import Kind
 from proxy.oci import OCI_MANIFEST, Digest
 from proxy.standin import Fault, StandIn
 from proxy.upstream import Tuning
@@ -17,6 +18,7 @@ from tests.caches import Cache
 from tests.running import RunningProxy, running, settings_for, straight_to, with_registry
 
 COMMIT = Fault(server="registry", method="PUT", path="/blobs/uploads/", times=None)
+MIB = 1024 * 1024
 IMPATIENT = Timing(tuning=Tuning(push_patience=0.2, first_pause=0.01))
 
 
@@ -81,3 +83,27 @@ async def test_an_upload_whose_end_was_tried_takes_nothing_more(
         digest = Digest.of(b"12")
         again = await proxy.client.ask("PUT", f"{location}?digest={digest}", body=b"2")
         assert (again.status, b"BLOB_UPLOAD_UNKNOWN" in again.body) == (404, True)
+
+
+async def test_what_is_owed_is_kept_by_a_start_with_less_room(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    """There is an eviction before anybody has a turn."""
+    other = Cache.of(os.urandom(2 * MIB))
+    for blob in other.blobs:
+        standin.state.put_blob("other", blob)
+    standin.state.put_manifest("other", other.image_manifest, OCI_MANIFEST)
+    path = f"/v2/other/blobs/{Digest.of(other.layers[0])}"
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    settings = replace(settings_for(registry_of(standin), cache_dir=tmp_path), shutdown_timeout=0.0)
+    async with running(settings) as proxy:
+        digest = await proxy.client.push_blob("app", os.urandom(2 * MIB))
+        assert (await proxy.client.ask("GET", path)).status == 200
+        await proxy.until(Kind.STORED, 2)
+        for _ in range(5):
+            await proxy.client.ask("GET", path)
+        await proxy.stop()
+        proxy.settings = replace(settings, cache_size=3 * MIB)
+        await proxy.start()
+        standin.faults.remove(held)
+        await proxy.until_upstream(digest)
