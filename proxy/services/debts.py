@@ -30,7 +30,7 @@ from proxy.services.openings import Openings
 from proxy.services.outgoing import ContentLost, UpstreamUpload
 from proxy.services.received import StoredContent
 from proxy.services.registries import Registries, Target
-from proxy.services.transfers import Transfer
+from proxy.services.transfers import Transfer, is_of_bytes
 from proxy.services.uplink import Uplinks
 from proxy.upstream import Upload
 
@@ -339,9 +339,12 @@ class Debts:
         chore.add_done_callback(self._chores.discard)
 
     async def _forget(self, debt: Debt) -> None:
-        """Remove what was written down of it, and the blob if it cannot be read."""
+        """Remove what was written down of it, and the blob if it cannot be read, or is read as
+        other bytes: as long as it is there, no push brings better ones.
+        """
         debt.record_pin.release()
-        if isinstance(debt.transfer.failure, ContentLost):
+        failure = debt.transfer.failure
+        if failure is not None and (isinstance(failure, ContentLost) or is_of_bytes(failure)):
             await self._store.remove(debt.digest)
         if not debt.written:
             return

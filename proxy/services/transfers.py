@@ -266,7 +266,7 @@ class Transfer:
         """Whether another upload may do better, after a pause."""
         self._uplink.owe(self.share, self._upload.sent)  # it is owed again
         self._upload.forget()
-        if error.wire_code in _MANGLED and not self._was_mangled:
+        if is_of_bytes(error) and not self._was_mangled:
             self._was_mangled = True
         elif not is_passing(error):
             return False
@@ -304,6 +304,11 @@ class Transfer:
         for call in ended:
             call()
         self._uplink.changed()
+
+
+def is_of_bytes(error: RegistryError) -> bool:
+    """Whether upstream got other bytes than it was told."""
+    return error.wire_code in _MANGLED
 
 
 def is_passing(error: RegistryError) -> bool:

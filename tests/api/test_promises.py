@@ -107,3 +107,24 @@ async def test_what_is_owed_is_kept_by_a_start_with_less_room(
         await proxy.start()
         standin.faults.remove(held)
         await proxy.until_upstream(digest)
+
+
+async def test_a_blob_that_has_rotted_on_disk_is_pushed_again(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    """What is pushed is not stored again beside it, and it is the stored one that is sent."""
+    content = os.urandom(1000)
+    digest = await proxy.client.push_blob("app", content)
+    await proxy.until_upstream(digest)
+    path = next((proxy.settings.cache_dir / "blobs").rglob(digest.hex))
+    path.write_bytes(bytes(1000))
+    del standin.state.repository("app").blobs[digest]
+    proxy.told.clear()
+    for _ in range(2):
+        # It is sent when it is promised, as most of a large one is.
+        held = standin.faults.add(Fault(server="registry", method="POST", hold=True))
+        await proxy.client.push_blob("app", content)
+        held.release()
+        await proxy.until(Kind.TROUBLE, 2)
+    await proxy.until_upstream(digest)
+    assert standin.state.files.path_of(digest).read_bytes() == content
