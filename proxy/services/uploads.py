@@ -224,6 +224,7 @@ class Uploads:
         received = self._on_disk(target, spool, None)
         received.transfer.owe(spool.size)
         received.transfer.grow(spool.size)
+        received.transfer.pause()  # whoever asks for it need not go on with it
         session = self._sessions[name] = _Session(name, target, received)
         return session
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,17 @@ async def test_an_upload_goes_on_after_a_restart(proxy: RunningProxy, standin: S
     await _patch(proxy, location, content[10 * MIB + 3 :], 10 * MIB + 3)
     assert (await _commit(proxy, location, content)).status == 201
     assert await _stored(proxy, standin, content)
+
+
+async def test_an_upload_that_is_only_asked_for_after_a_restart_keeps_nobody_waiting(
+    proxy: RunningProxy,
+) -> None:
+    location = await _begin(proxy)
+    await _patch(proxy, location, os.urandom(4 * MIB), 0)
+    await proxy.restart()
+    assert (await proxy.client.ask("GET", location)).status == 204
+    metrics = (await proxy.client.ask("GET", "/metrics")).body.decode()
+    assert re.findall(r"owed_bytes{.*} (.*)", metrics) == ["0.0"]
 
 
 async def test_a_client_that_breaks_off_can_go_on_where_it_stood(proxy: RunningProxy) -> None:
