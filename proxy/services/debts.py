@@ -119,14 +119,12 @@ class Debts:
         """Owe again what was owed when the process ended; raises `CacheError`."""
         known = {registry.name: registry for registry in registries.all()}
         for name, repository, digest_text, content in await self._records.all(_DEBT):
-            registry = known.get(name)
+            registry, said = known.get(name), json.loads(content)
             if registry is None:
-                _log.warning(
-                    "blobs are owed to %s, which is not configured any more: they wait for it", name
-                )
+                await self._leave_waiting(name, repository, digest_text, since=said["since"])
                 continue
             target = registries.target(registry, RepositoryName.parse(repository))
-            digest, said = Digest.parse(digest_text), json.loads(content)
+            digest = Digest.parse(digest_text)
             debt = self._begin(target, digest, int(said["size"]), since=float(said["since"]))
             debt.written = True
             if self._store.contains(digest):
@@ -134,6 +132,17 @@ class Debts:
             else:
                 # The promise was never given: the record is written before the reply.
                 await self.drop(debt)
+
+    async def _leave_waiting(
+        self, registry: str, repository: str, digest: str, *, since: float
+    ) -> None:
+        """It may be configured again soon."""
+        if time.time() - since > _OWED_SECONDS:
+            await self._records.remove(_DEBT, registry, repository, digest)
+            return
+        _log.warning(
+            "blobs are owed to %s, which is not configured any more: they wait for it", registry
+        )
 
     async def close(self) -> None:
         """Stop; what is not paid is owed again after the next start."""
@@ -216,7 +225,7 @@ class Debts:
         for digest in digests:
             failure = self._failures.get((*target.key, digest))
             if failure is not None and not self._is_there(target, digest):
-                raise failure
+                raise failure.with_traceback(None)  # or it would hold all whom it was told
 
     def _is_there(self, target: Target, digest: Digest) -> bool:
         """Whether upstream has been heard to have it after all, by somebody else's doing."""
