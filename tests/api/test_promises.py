@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from proxy.app import Timing
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import OCI_MANIFEST, Digest
-from proxy.standin import Fault, StandIn
+from proxy.standin import Fault, StandIn, StandInSettings
 from proxy.upstream import Tuning
 from tests.api.test_control import ask, socket_of
 from tests.caches import Cache
@@ -128,3 +129,62 @@ async def test_a_blob_that_has_rotted_on_disk_is_pushed_again(
         await proxy.until(Kind.TROUBLE, 2)
     await proxy.until_upstream(digest)
     assert standin.state.files.path_of(digest).read_bytes() == content
+
+
+async def _is_answered_only_when_upstream_has_it(
+    proxy: RunningProxy, standin: StandIn, *, notes: int
+) -> None:
+    folder = proxy.settings.cache_dir / "records" / "debt"
+    held = standin.faults.add(replace(COMMIT, hold=True))
+    push = asyncio.create_task(proxy.client.push_blob("app", os.urandom(1000)))
+    await held.reached.wait()
+    while sum(path.is_file() for path in folder.rglob("*")) < notes:
+        assert (await proxy.client.ask("GET", "/v2/")).status == 200
+    for _ in range(100):
+        assert (await proxy.client.ask("GET", "/v2/")).status == 200
+    assert not push.done()
+    held.release()
+    await push
+
+
+async def test_a_blob_of_which_no_note_can_be_made_is_upstream_when_it_is_taken(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    (proxy.settings.cache_dir / "records" / "debt").write_bytes(b"")
+    await _is_answered_only_when_upstream_has_it(proxy, standin, notes=0)
+
+
+async def test_a_blob_that_the_disk_does_not_keep_is_upstream_when_it_is_taken(
+    proxy: RunningProxy, standin: StandIn
+) -> None:
+    (proxy.settings.cache_dir / "blobs" / "sha256").write_bytes(b"")
+    await _is_answered_only_when_upstream_has_it(proxy, standin, notes=1)
+
+
+async def test_an_upload_that_its_client_has_left_keeps_nobody_waiting(
+    proxy: RunningProxy,
+) -> None:
+    location = (await proxy.client.ask("POST", "/v2/app/blobs/uploads/")).headers["Location"]
+    content = os.urandom(4 * MIB)
+    assert (await proxy.client.ask("PATCH", location, body=content)).status == 202
+    metrics = (await proxy.client.ask("GET", "/metrics")).body.decode()
+    assert re.findall(r"owed_bytes{.*} (.*)", metrics) == ["0.0"]
+    done = await proxy.client.ask("PUT", f"{location}?digest={Digest.of(content)}")
+    assert done.status == 201
+
+
+async def test_a_manifest_that_is_taken_unseen_gets_nobody_a_blob(tmp_path: Path) -> None:
+    """Not every registry looks for what a manifest names, and none for foreign layers."""
+    settings = StandInSettings(repositories=("app", "other"), check_layers=False)
+    async with (
+        StandIn(settings) as standin,
+        running(settings_for(registry_of(standin), cache_dir=tmp_path)) as proxy,
+    ):
+        secret = Cache.of(b"private")
+        await secret.push_blobs(proxy.client, "other")
+        await proxy.until_upstream(*map(Digest.of, secret.blobs))
+        put = await proxy.client.push_manifest("app", "x", secret.image_manifest, OCI_MANIFEST)
+        assert put.status == 201
+        for method in ("HEAD", "GET"):
+            path = f"/v2/app/blobs/{Digest.of(secret.layers[0])}"
+            assert (await proxy.client.ask(method, path)).status == 404

@@ -154,6 +154,26 @@ async def test_no_more_than_so_many_blobs_are_owed() -> None:
     assert uplink.blobs == 128
 
 
+async def test_a_blob_is_promised_when_no_more_is_owed_than_may_be_or_it_is_upstream() -> None:
+    uplink = Uplink(clock=Clock())
+    share, other = uplink.join(), uplink.join()
+    is_there = False
+    uplink.owe(share, 12 * MIB)
+    uplink.owe(other, 5 * MIB)
+    first = await waits(uplink.promise(share, unless=lambda: False))
+    second = await waits(uplink.promise(other, unless=lambda: is_there))
+    uplink.changed()
+    await asyncio.wait([first, second], timeout=0)
+    assert not first.done()
+    assert not second.done()
+    is_there = True
+    uplink.changed()
+    await second
+    assert not first.done()
+    uplink.owe(share, -MIB)
+    await first
+
+
 async def test_trouble_that_does_not_pass_ends_the_wait() -> None:
     clock = Clock()
     uplink = Uplink(clock=clock, patience=20)
