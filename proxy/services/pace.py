@@ -25,7 +25,7 @@ class Pace:
         self._running = 0
         self._active = 0.0
         self._since = clock()
-        self._first: float | None = None
+        self._first: float | None = None  # from when on what is in `_confirmed` was sent
         self._confirmed: deque[tuple[float, int]] = deque()  # (active seconds, bytes)
 
     @property
@@ -36,9 +36,9 @@ class Pace:
             return None
         # The newest one stays however old: silence then makes it count for less and less.
         while len(self._confirmed) > 1 and self._confirmed[0][0] < now - _WINDOW:
-            self._confirmed.popleft()
-        start = max(self._first, min(now - _WINDOW, self._confirmed[0][0]))
-        return sum(size for _, size in self._confirmed) / max(now - start, 0.001)
+            # What is left took from there on, and may have taken longer than the window.
+            self._first, _ = self._confirmed.popleft()
+        return sum(size for _, size in self._confirmed) / max(now - self._first, 0.001)
 
     def begin(self, size: int) -> None:
         """A request with a body of `size` bytes sets out."""

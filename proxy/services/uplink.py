@@ -28,6 +28,11 @@ _ECR_CUT: Final = 10 * MIB
 _LARGEST_PART: Final = 30 * MIB
 # Many connections at once have caused socket failures (ECR.md §7).
 _AT_ONCE: Final = 8
+# Nor more than the line carries in so long, in seconds: all of it together comes to its end late,
+# and an answer that takes too long counts as none (`Tuning.idle`), so that all is sent again.
+_SECONDS_ON_WAY: Final = 20.0
+# Until a rate was measured: 42 s of a line of 2 Mbit/s.
+_ON_WAY_AT_FIRST: Final = 2 * _LEAST_PART
 # A push waits so long, in seconds, for trouble upstream to pass: old clients do not ask again.
 PUSH_PATIENCE: Final = 20.0
 
@@ -74,7 +79,8 @@ class Uplink:
         self._count = 0
         self._taking: dict[Share, None] = {}  # those that wait to be let in, in their order
         self._sending = 0
-        self._queue: dict[Share, asyncio.Future[None]] = {}
+        self._on_way = 0  # bytes of those that are sending
+        self._queue: dict[Share, tuple[int, asyncio.Future[None]]] = {}
 
     @property
     def limit(self) -> int:
@@ -194,9 +200,10 @@ class Uplink:
     @asynccontextmanager
     async def turn(self, share: Share, size: int) -> AsyncIterator[None]:
         """Send `size` bytes of a blob meanwhile. Whatever is raised in it: they were not taken."""
-        while self._sending >= _AT_ONCE:
+        while not (self._has_place(size) and self._comes_first(share)):
             waiter = asyncio.get_running_loop().create_future()
-            self._queue[share] = waiter
+            self._queue[share] = size, waiter
+            self._call_next()
             try:
                 await waiter
             except asyncio.CancelledError:
@@ -206,21 +213,41 @@ class Uplink:
             finally:
                 self._queue.pop(share, None)
         self._sending += 1
+        self._on_way += size
         self._pace.begin(size)
+        self._call_next()
         confirmed = False
         try:
             yield
             confirmed = True
         finally:
             self._sending -= 1
+            self._on_way -= size
             self._pace.end(size, confirmed=confirmed)
             self._call_next()
 
+    def _has_place(self, size: int) -> bool:
+        """Whether so many bytes may set out besides what is on its way."""
+        if self._sending == 0:
+            return True
+        rate = self._pace.rate
+        most = _ON_WAY_AT_FIRST if rate is None else rate * _SECONDS_ON_WAY
+        return self._sending < _AT_ONCE and self._on_way + size <= most
+
+    def _comes_first(self, share: Share) -> bool:
+        """So that a large part, which needs the line for itself, is not passed over for ever."""
+        return all(_rank(share) <= _rank(other) for other in self._waiting())
+
+    def _waiting(self) -> list[Share]:
+        """Those that were not called yet."""
+        return [share for share, (_, waiter) in self._queue.items() if not waiter.done()]
+
     def _call_next(self) -> None:
-        waiting = [share for share, waiter in self._queue.items() if not waiter.done()]
-        if waiting and self._sending < _AT_ONCE:
-            first = min(waiting, key=lambda share: (not share.urgent, share.number))
-            self._queue[first].set_result(None)
+        first = min(self._waiting(), key=_rank, default=None)
+        if first is not None:
+            size, waiter = self._queue[first]
+            if self._has_place(size):
+                waiter.set_result(None)
 
     def failed(self, error: RegistryError) -> Trouble:
         """A sending failed for a reason that may pass; since now, or as long as all have."""
@@ -241,6 +268,11 @@ class Uplink:
     def changed(self) -> None:
         """Something came about that somebody may wait for with `until`."""
         self._news.wake()
+
+
+def _rank(share: Share) -> tuple[bool, int]:
+    """Who is waited for goes before all others, else who came first."""
+    return not share.urgent, share.number
 
 
 class Uplinks:

@@ -63,6 +63,16 @@ def test_a_rate_falls_while_nothing_is_confirmed() -> None:
     assert pace.rate == pytest.approx(10 * MIB / 99, rel=0.02)
 
 
+def test_what_takes_longer_than_is_looked_back_makes_no_line_seem_fast() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    for _ in range(3):
+        pace.begin(10 * MIB)
+        clock.now += 40
+        pace.end(10 * MIB, confirmed=True)
+        assert pace.rate == pytest.approx(MIB / 4)
+
+
 def test_small_blobs_say_nothing_of_a_rate() -> None:
     clock = Clock()
     pace = Pace(clock)
@@ -233,6 +243,59 @@ async def test_no_more_than_eight_send_at_once_and_who_is_waited_for_goes_first(
     gate.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order[8:] == [12, 9, 11]
+
+
+@pytest.mark.parametrize(
+    ("rate", "at_once"), [(None, 2), (MIB // 4, 1), (MIB, 4), (10 * MIB, 8)], ids=str
+)
+async def test_no_more_is_on_its_way_than_the_line_carries_in_time(
+    rate: int | None, at_once: int
+) -> None:
+    """Parts that share a slow line all end late, and too late they count as lost."""
+    clock = Clock()
+    uplink = Uplink(clock=clock)
+    if rate is not None:
+        await send(uplink, clock, uplink.join(), 10 * MIB, seconds=10 * MIB / rate)
+    gate = asyncio.Event()
+    begun: list[int] = []
+
+    async def work(share: Share) -> None:
+        async with uplink.turn(share, 5 * MIB):
+            begun.append(share.number)
+            await gate.wait()
+
+    shares = [uplink.join() for _ in range(10)]
+    tasks = [asyncio.ensure_future(work(share)) for share in shares]
+    for _ in range(5):
+        await asyncio.wait(tasks, timeout=0)
+    assert begun == [share.number for share in shares[:at_once]]
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert begun == [share.number for share in shares]
+
+
+async def test_a_part_that_needs_the_line_for_itself_is_not_passed_over() -> None:
+    uplink = Uplink(clock=Clock())
+    order: list[str] = []
+
+    async def work(name: str, share: Share, size: int, gate: asyncio.Event | None) -> None:
+        async with uplink.turn(share, size):
+            order.append(name)
+            if gate is not None:
+                await gate.wait()
+
+    gate = asyncio.Event()
+    names = {"running": 5 * MIB, "large": 50 * MIB, "small": 1}
+    tasks = []
+    for name, size in names.items():
+        held = gate if name == "running" else None
+        tasks.append(asyncio.ensure_future(work(name, uplink.join(), size, held)))
+        await asyncio.wait(tasks, timeout=0)
+    await asyncio.wait(tasks, timeout=0)
+    assert order == ["running"]
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert order == ["running", "large", "small"]
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 1, 2, 3, 5, 10, 40])
