@@ -174,7 +174,7 @@ class Completeness:
         named = ", ".join(lost[:_NAMED]) + (" and others" if len(lost) > _NAMED else "")
         reason = (
             f"the cache {reference} in {repository} is broken, so it counts as not there: "
-            f"{registry} has {len(lost)} of the {len(contents.blobs)} blobs that it names no more "
+            f"{registry} has lost {len(lost)} of the {len(contents.blobs)} blobs that it names "
             f"({named}). The next export to it makes it whole"
         )
         self._events.emit(Event(Kind.BROKEN, registry, repository, reference, detail=reason))
