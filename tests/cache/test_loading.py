@@ -93,7 +93,8 @@ def _replace_by_copy(directory: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda d: (d / "blobs/sha256/ab").mkdir(exist_ok=True), id="folder"),
+        # No hexadecimal name, which one of the blobs may have made.
+        pytest.param(lambda d: (d / "blobs/sha256/zz").mkdir(), id="folder"),
         pytest.param(lambda d: (d / "blobs/note").write_bytes(b"x" * 9000), id="file"),
         pytest.param(lambda d: next(d.glob("blobs/*/*/*")).unlink(), id="gone"),
         pytest.param(lambda d: (d / "incoming/other").write_bytes(b"x"), id="incoming"),
