@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, ParamSpec, TypeVar
@@ -138,6 +138,17 @@ class SharedFile:
             self._disk.start(os.close, self.fd)
             for call in self._afterwards:
                 call()
+
+    async def pieces(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """All bytes from `start` to `end` (exclusive); raises `DiskFailed` where they are not."""
+        self.hold()
+        try:
+            while start < end:
+                piece = await self.read(start, end)
+                start += len(piece)
+                yield piece
+        finally:
+            self.drop()
 
     async def read(self, start: int, end: int) -> bytes:
         """Bytes from `start` on, as many as one read is for.

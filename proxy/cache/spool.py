@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 from proxy.cache.disk import SharedFile, to_the_end
@@ -106,15 +106,9 @@ class Spool:
         Raises `CacheError` when the disk does not give them.
         """
         self._check_open()
-        file = self._file
-        file.hold()
-        try:
-            while start < end:
-                piece = await file.read(start, end)
-                start += len(piece)
+        async with aclosing(self._file.pieces(start, end)) as pieces:
+            async for piece in pieces:
                 yield piece
-        finally:
-            file.drop()
 
     async def publish(self, digest: Digest) -> bool:
         """Make a blob of it, which ends it; false when the blob is there already.

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -184,10 +185,9 @@ class BlobStore:
         except OSError as error:
             raise DiskFailed(f"{digest} cannot be opened: {error}") from error
         try:
-            while start < end:
-                piece = await file.read(start, end)
-                start += len(piece)
-                yield piece
+            async with aclosing(file.pieces(start, end)) as pieces:
+                async for piece in pieces:
+                    yield piece
         finally:
             file.drop()
 

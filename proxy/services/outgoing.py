@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from proxy.cache import CacheError
@@ -45,6 +45,7 @@ class UpstreamUpload:
         self.content = content
         self.upload = upload
         self.sent = 0
+        self.moved: Callable[[], None] | None = None  # called as bytes set out
         self._openings = openings
 
     @property
@@ -97,6 +98,8 @@ class UpstreamUpload:
         try:
             async for piece in self.content.read(start, end):
                 yield piece
+                if self.moved is not None:
+                    self.moved()
         except CacheError as error:
             raise ContentLost(
                 f"a blob pushed to {self.target.repository} can be read from the proxy's disk no "

@@ -57,6 +57,7 @@ class Transfer:
         self.is_done = False
         self.may_be_upstream = False
         self._upload = upload
+        upload.moved = uplink.moved
         self._uplink = uplink
         self._events = events
         self._first_pause = first_pause
@@ -291,7 +292,7 @@ class Transfer:
         asked = min(error.retry_after or 0.0, _LONGEST_PAUSE)
         self._hurried.clear()
         await asyncio.sleep(asked)
-        with suppress(TimeoutError):
+        with suppress(TimeoutError), self._uplink.sleeping(self._hurried):
             async with asyncio.timeout(pause - asked):
                 await self._hurried.wait()
         return True

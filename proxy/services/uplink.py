@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from proxy.cache.disk import Signal
-from proxy.errors import RegistryError
+from proxy.errors import GatewayTimeout, RegistryError
 from proxy.services.pace import Pace
 
 MIB: Final = 1024 * 1024
@@ -35,6 +35,11 @@ _SECONDS_ON_WAY: Final = 20.0
 _ON_WAY_AT_FIRST: Final = 2 * _LEAST_PART
 # A push waits so long, in seconds, for trouble upstream to pass: old clients do not ask again.
 PUSH_PATIENCE: Final = 20.0
+# Over a line on which bytes move still, so many times that, and three times after the last of them:
+# what timed out was sent too much of at once, as happens to a line that has just become slower, and
+# one part by itself may take as long.
+_MOVING: Final = 9
+_AFTER_MOVING: Final = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +86,8 @@ class Uplink:
         self._sending = 0
         self._on_way = 0  # bytes of those that are sending
         self._queue: dict[Share, tuple[int, asyncio.Future[None]]] = {}
+        self._moved_at = 0.0
+        self._sleepers: set[asyncio.Event] = set()
 
     @property
     def limit(self) -> int:
@@ -149,6 +156,7 @@ class Uplink:
             return share is first and share.owed < full
 
         if not fits() or self._taking:
+            self._wake_sleepers()
             self._taking[share] = None
             try:
                 await self.until(fits)
@@ -163,7 +171,13 @@ class Uplink:
 
     async def promise(self, share: Share, *, unless: Callable[[], bool]) -> None:
         """Wait until one blob more may be owed, all of whose bytes are here; raises as `admit`."""
-        await self.until(lambda: unless() or (self.blobs < _MOST_BLOBS and self.owed <= self.limit))
+
+        def fits() -> bool:
+            return unless() or (self.blobs < _MOST_BLOBS and self.owed <= self.limit)
+
+        if not fits():
+            self._wake_sleepers()
+            await self.until(fits)
         self.count(share)
 
     def count(self, share: Share) -> None:
@@ -184,14 +198,39 @@ class Uplink:
             found = self.trouble if trouble is None else trouble()
             left = None
             if found is not None:
-                left = max(began, found.since) + self._patience - self._clock()
+                left = self._deadline(found, began) - self._clock()
                 if left <= 0:
                     raise found.error
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._news.wait()
 
+    def _deadline(self, trouble: Trouble, began: float) -> float:
+        """When patience with it ends, for one who began to wait then."""
+        end = max(began, trouble.since) + self._patience
+        if isinstance(trouble.error, GatewayTimeout) and self._moved_at > trouble.since:
+            moving = self._moved_at + _AFTER_MOVING * self._patience
+            end = max(end, min(moving, trouble.since + _MOVING * self._patience))
+        return end
+
+    def _wake_sleepers(self) -> None:
+        for event in self._sleepers:
+            event.set()
+
     # Sending
+
+    @contextmanager
+    def sleeping(self, event: asyncio.Event) -> Iterator[None]:
+        """Somebody sleeps over past trouble, and holds room: `event` is set when that is wanted."""
+        self._sleepers.add(event)
+        try:
+            yield
+        finally:
+            self._sleepers.discard(event)
+
+    def moved(self) -> None:
+        """Some bytes more are on their way."""
+        self._moved_at = self._clock()
 
     def hurry(self, share: Share) -> None:
         """A client waits for this one: it goes before all that nobody waits for."""

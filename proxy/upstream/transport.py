@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ _MAX_HEADER_BYTES: Final = 128 * 1024
 # What may gather of a body while its reader is busy; twice that makes upstream wait. With aiohttp's
 # 64 KiB a blob comes in small pieces, each with a trip to a thread and back.
 _READ_BYTES: Final = 512 * 1024
+
+
+_UNSENT_BYTES: Final = 256 * 1024
 
 
 class Pool(Enum):
@@ -127,6 +131,19 @@ async def _send_once(
         raise Dropped(str(error)) from error
 
 
+def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that takes no more than it can send soon.
+
+    Linux buffers megabytes else: over a slow line a part would seem to be sent long before it is,
+    and its answer to be late.
+    """
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+    return made
+
+
 class Transport:
     """The connections to one registry and to where it redirects. Close it."""
 
@@ -150,6 +167,7 @@ class Transport:
                     limit_per_host=limit,
                     ssl=context,
                     force_close=pool is Pool.PROBES,
+                    socket_factory=_open_socket,
                 ),
                 middlewares=(_send_once,),
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -7,17 +7,10 @@ from collections.abc import Coroutine
 
 import pytest
 
-from proxy.errors import BadGateway, Unavailable
+from proxy.errors import BadGateway, GatewayTimeout, RegistryError, Unavailable
 from proxy.services.pace import Pace
 from proxy.services.uplink import MIB, Share, Uplink
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clocks import Clock
 
 
 async def admit(uplink: Uplink, share: Share, size: int) -> None:
@@ -319,3 +312,59 @@ async def test_the_largest_blob_of_ecr_goes_in_parts_that_it_takes() -> None:
         assert 5 * MIB <= part < 10 * MIB or part % (10 * MIB) == 0  # as ECR cuts it
         sent, parts = sent + part, parts + 1
     assert parts <= 4200
+
+
+async def test_over_a_line_that_moves_bytes_silence_is_borne_for_longer_and_not_for_ever() -> None:
+    """What timed out was sent too much of at once, where the line has just become slower."""
+    clock = Clock()
+    uplink = Uplink(clock=clock, patience=20)
+    share = uplink.join()
+    await admit(uplink, share, 16 * MIB)
+    uplink.failed(GatewayTimeout("fell silent"))
+    task = await waits(admit(uplink, share, MIB))
+    for seconds in (19, 55, 55, 45):
+        clock.now += seconds
+        uplink.moved()
+        uplink.changed()
+        await asyncio.wait([task], timeout=0)
+        assert not task.done()
+    clock.now += 7  # 181 s in all
+    uplink.moved()
+    uplink.changed()
+    with pytest.raises(GatewayTimeout):
+        await task
+
+
+@pytest.mark.parametrize("error", [BadGateway("answered 500"), GatewayTimeout("fell silent")])
+async def test_what_was_answered_or_does_not_move_is_borne_no_longer(error: RegistryError) -> None:
+    clock = Clock()
+    uplink = Uplink(clock=clock, patience=20)
+    share = uplink.join()
+    await admit(uplink, share, 16 * MIB)
+    uplink.failed(error)
+    task = await waits(admit(uplink, share, MIB))
+    clock.now += 21
+    if not isinstance(error, GatewayTimeout):
+        uplink.moved()
+    uplink.changed()
+    with pytest.raises(type(error)):
+        await task
+
+
+async def test_who_waits_for_room_wakes_those_who_hold_it_asleep() -> None:
+    uplink = Uplink(clock=Clock())
+    first, second = uplink.join(), uplink.join()
+    await admit(uplink, first, 16 * MIB)
+    alarm = asyncio.Event()
+    with uplink.sleeping(alarm):
+        await uplink.promise(second, unless=lambda: False)
+        assert not alarm.is_set()  # there is room
+        task = await waits(admit(uplink, first, MIB))
+        assert alarm.is_set()
+        alarm.clear()
+        uplink.owe(second, 1)  # more than may be
+        waiting = await waits(uplink.promise(uplink.join(), unless=lambda: False))
+        assert alarm.is_set()
+    for each in (task, waiting):
+        each.cancel()
+    await asyncio.gather(task, waiting, return_exceptions=True)
