@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from proxy.oci import DOCKER_LIST, OCI_INDEX, OCI_MANIFEST, Digest
+from proxy.standin import StandIn
 from tests.running import Client
 
 CONFIG = "application/vnd.buildkit.cacheconfig.v0"
@@ -72,6 +73,12 @@ class Cache:
                 "manifests": [*layers, _descriptor(CONFIG, self.config)],
             }
         )
+
+    def seed(self, standin: StandIn, repository: str, tag: str) -> None:
+        """Put it there straight, as a new client would have pushed it."""
+        for blob in self.blobs:
+            standin.state.put_blob(repository, blob)
+        standin.state.put_manifest(repository, self.image_manifest, OCI_MANIFEST, tag=tag)
 
     async def push_blobs(self, client: Client, repository: str) -> None:
         for blob in self.blobs:

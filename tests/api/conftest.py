@@ -9,6 +9,7 @@ import pytest
 
 from proxy.demo import registry_of
 from proxy.standin import StandIn, StandInSettings
+from tests.clocks import Clock
 from tests.running import RunningProxy, running, settings_for
 
 REPOSITORIES = ("app", "other", "team/app")
@@ -18,6 +19,11 @@ REPOSITORIES = ("app", "other", "team/app")
 async def standin() -> AsyncIterator[StandIn]:
     async with StandIn(StandInSettings(repositories=REPOSITORIES, rate_limits=False)) as standin:
         yield standin
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

@@ -38,16 +38,9 @@ QUESTION = Fault(server="api", times=None)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def proxy(standin: StandIn, tmp_path: Path, clock: Clock) -> AsyncIterator[RunningProxy]:
     """In front of a cache that somebody pushed without it."""
-    for blob in CACHE.blobs:
-        standin.state.put_blob("app", blob)
-    standin.state.put_manifest("app", CACHE.image_manifest, OCI_MANIFEST, tag="cache")
+    CACHE.seed(standin, "app", "cache")
     settings = settings_for(registry_of(standin), cache_dir=tmp_path / "cache")
     async with running(settings, timing=Timing(clock=clock, now=clock)) as proxy:
         yield proxy

@@ -22,7 +22,7 @@ from proxy.cache import BlobStore
 from proxy.demo import registry_of
 from proxy.events import Events, Kind
 from proxy.handlers.control import listening
-from proxy.oci import OCI_MANIFEST, Digest
+from proxy.oci import Digest
 from proxy.services.upkeep import Messages, Rounds, Upkeep
 from proxy.standin import StandIn
 from proxy.unix_socket import short_path
@@ -39,9 +39,7 @@ NO_PAUSE = Rounds(first=0.0, every=0.0)
 @pytest.fixture
 async def seeded(standin: StandIn) -> StandIn:
     cache = Cache.of(BLOB)
-    for blob in cache.blobs:
-        standin.state.put_blob("app", blob)
-    standin.state.put_manifest("app", cache.image_manifest, OCI_MANIFEST, tag="cache")
+    cache.seed(standin, "app", "cache")
     return standin
 
 

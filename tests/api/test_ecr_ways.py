@@ -21,9 +21,7 @@ TAG = "/v2/app/manifests/cache"
 
 
 async def _seed(standin: StandIn) -> None:
-    for blob in CACHE.blobs:
-        standin.state.put_blob("app", blob)
-    standin.state.put_manifest("app", CACHE.image_manifest, OCI_MANIFEST, tag="cache")
+    CACHE.seed(standin, "app", "cache")
 
 
 @pytest.fixture

@@ -17,26 +17,12 @@ from proxy.services.existence import FRESH_SECONDS
 from proxy.services.proofs import PROOF_SECONDS
 from proxy.standin import Fault, StandIn, StandInSettings
 from tests.caches import Cache
+from tests.clocks import Clock
 from tests.running import RunningProxy, running, settings_for
 
 CACHE = Cache.of(*(os.urandom(20_000) for _ in range(40)))
 DIGESTS = [Digest.of(blob) for blob in CACHE.blobs]
 BLOB = CACHE.layers[0]
-
-
-class Clock:
-    """Time that passes when told."""
-
-    def __init__(self) -> None:
-        self.now = 5000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -48,9 +34,7 @@ async def proxy(standin: StandIn, tmp_path: Path, clock: Clock) -> AsyncIterator
 
 @pytest.fixture
 def seeded(standin: StandIn) -> StandIn:
-    for blob in CACHE.blobs:
-        standin.state.put_blob("app", blob)
-    standin.state.put_manifest("app", CACHE.image_manifest, OCI_MANIFEST, tag="cache")
+    CACHE.seed(standin, "app", "cache")
     return standin
 
 

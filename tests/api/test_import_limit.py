@@ -83,9 +83,7 @@ async def test_what_somebody_else_pushed_is_told_of_once_when_it_is_read(
     standin: StandIn, proxy: RunningProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = _config(MIB + 1)
-    for blob in cache.blobs:
-        standin.state.put_blob("app", blob)
-    standin.state.put_manifest("app", cache.image_manifest, OCI_MANIFEST, tag="t")
+    cache.seed(standin, "app", "t")
     for _ in range(2):
         got = await proxy.client.ask("GET", "/v2/app/manifests/t")
         assert got.status == 200

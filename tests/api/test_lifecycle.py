@@ -11,7 +11,7 @@ import pytest
 
 from proxy.app import StartError
 from proxy.demo import registry_of
-from proxy.oci import OCI_MANIFEST, Digest
+from proxy.oci import Digest
 from proxy.standin import Fault, StandIn
 from tests.caches import Cache
 from tests.running import RunningProxy, running, settings_for
@@ -23,9 +23,7 @@ PATH = f"/v2/app/blobs/{Digest.of(BLOB)}"
 @pytest.fixture
 async def seeded(standin: StandIn) -> StandIn:
     cache = Cache.of(BLOB)
-    for blob in cache.blobs:
-        standin.state.put_blob("app", blob)
-    standin.state.put_manifest("app", cache.image_manifest, OCI_MANIFEST, tag="cache")
+    cache.seed(standin, "app", "cache")
     return standin
 
 

@@ -17,6 +17,7 @@ from proxy.services.proofs import PROOF_SECONDS
 from proxy.standin import Fault, StandIn
 from proxy.upstream import Tuning
 from tests.caches import Cache
+from tests.clocks import Clock
 from tests.running import RunningProxy, running, settings_for
 
 BLOB = os.urandom(100_000)
@@ -34,21 +35,6 @@ OUTAGES = {
     "throttled": replace(OUTAGE, status=429),
     "reset": Fault(server="registry", path="/blobs/", reset=True),
 }
-
-
-class Clock:
-    """Time that passes when told."""
-
-    def __init__(self) -> None:
-        self.now = 5000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

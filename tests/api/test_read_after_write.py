@@ -25,11 +25,6 @@ FORMS = [(OCI_INDEX, CACHE.index), (OCI_MANIFEST, CACHE.image_manifest)]
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def proxy(standin: StandIn, tmp_path: Path, clock: Clock) -> AsyncIterator[RunningProxy]:
     timing = Timing(clock=clock, now=clock)
     settings = settings_for(registry_of(standin), cache_dir=tmp_path)

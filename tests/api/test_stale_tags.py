@@ -36,16 +36,9 @@ OUTAGES = {
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def proxy(standin: StandIn, tmp_path: Path, clock: Clock) -> AsyncIterator[RunningProxy]:
     """One that has read the tag a moment ago."""
-    for blob in CACHE.blobs:
-        standin.state.put_blob("app", blob)
-    standin.state.put_manifest("app", CACHE.image_manifest, OCI_MANIFEST, tag="t")
+    CACHE.seed(standin, "app", "t")
     settings = settings_for(registry_of(standin), cache_dir=tmp_path / "cache")
     settings = replace(settings, stale_if_error=STALE_SECONDS)
     tuning = Tuning(first_probe=0.01, last_probe=0.05)

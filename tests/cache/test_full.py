@@ -17,6 +17,7 @@ from proxy.oci import Digest
 from proxy.sizes import Share
 from tests.cache.conftest import MIB, Cache, collect
 from tests.cache.sources import ByteSource
+from tests.clocks import Clock
 
 
 async def _pull(cache: Cache, blob: bytes) -> bool:
@@ -150,14 +151,6 @@ def test_what_stays_on_disk_after_all_frees_nothing() -> None:
     assert budget.floor_shortage(1001) == 1
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def _health(clock: Callable[[], float]) -> tuple[Health, list[Kind]]:
     told: list[Event] = []
     events = Events()
@@ -170,6 +163,7 @@ def _health(clock: Callable[[], float]) -> tuple[Health, list[Kind]]:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
 def test_a_disk_that_refuses_is_left_alone_for_longer_and_longer(code: int) -> None:
     clock = Clock()
+    start = clock.now
     health, kinds = _health(clock)
     health.check()
     health.refused(OSError(code, os.strerror(code)))
@@ -177,18 +171,18 @@ def test_a_disk_that_refuses_is_left_alone_for_longer_and_longer(code: int) -> N
         health.refused(OSError(code, os.strerror(code)))
     with pytest.raises(NoSpace, match=os.strerror(code)):
         health.check()
-    clock.now = 5.0
+    clock.now = start + 5.0
     health.check()
     health.refused(OSError(code, os.strerror(code)))
-    clock.now = 14.0
+    clock.now = start + 14.0
     with pytest.raises(NoSpace):
         health.check()
-    clock.now = 15.0
+    clock.now = start + 15.0
     health.check()
     health.took()
     assert kinds == [Kind.DEGRADED, Kind.RECOVERED]
     health.refused(OSError(code, os.strerror(code)))
-    clock.now = 20.0
+    clock.now = start + 20.0
     health.check()
 
 

@@ -17,15 +17,9 @@ from proxy.services.leases import Leases
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Target
 from proxy.standin import StandIn, StandInSettings
-from proxy.upstream import RegistryConfig, Tuning, open_registry
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from proxy.upstream import Tuning, open_registry
+from tests.clocks import Clock
+from tests.standins import config_of
 
 
 @dataclass(slots=True)
@@ -75,14 +69,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with StandIn(
         StandInSettings(repositories=("app", "other"), rate_limits=False)
     ) as standin:
-        config = RegistryConfig(
-            name=standin.host,
-            url=standin.url,
-            ecr=True,
-            api_url=standin.url,
-            access_key_id=standin.access_key_id,
-            secret_access_key=standin.secret_access_key,
-        )
+        config = config_of(standin)
         tuning = Tuning(patience=0.2, first_pause=0.01)
         registry = await open_registry(config, proxies={}, events=events, tuning=tuning)
         target = Target(registry, RepositoryName.parse("app"))

@@ -13,16 +13,9 @@ from proxy.oci import Digest, RepositoryName
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Target
 from proxy.upstream import RegistryConfig, open_registry
+from tests.clocks import Clock
 
 DIGEST = Digest.of(b"a blob")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

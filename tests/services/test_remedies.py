@@ -32,6 +32,7 @@ from proxy.services.remedies import (
 from proxy.standin import StandIn, StandInSettings
 from proxy.upstream import RegistryConfig, open_registry
 from proxy.upstream.errors import Kind, What, translate
+from tests.standins import config_of
 
 REPO = RepositoryName("team/app")
 LAYERS = [Digest.of(b"%d" % number) for number in range(500)]
@@ -48,15 +49,7 @@ async def standin() -> AsyncIterator[StandIn]:
 
 @asynccontextmanager
 async def open_ecr(standin: StandIn, name: str) -> AsyncIterator[Target]:
-    config = RegistryConfig(
-        name=name,
-        url=standin.url,
-        ecr=True,
-        api_url=standin.url,
-        region="eu-west-1",
-        access_key_id=standin.access_key_id,
-        secret_access_key=standin.secret_access_key,
-    )
+    config = config_of(standin, name=name, region="eu-west-1")
     registry = await open_registry(config, proxies={}, events=Events())
     yield Target(registry, REPO)
     await registry.close()

@@ -20,7 +20,8 @@ from proxy.services.uplink import MIB, Uplink
 from proxy.standin import Fault
 from proxy.standin.faults import Armed
 from proxy.upstream import Upload
-from tests.services.conftest import Clock, World
+from tests.clocks import Clock
+from tests.services.conftest import World
 
 BLOB = os.urandom(21 * MIB)
 DIGEST = Digest.of(BLOB)

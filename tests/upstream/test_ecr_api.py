@@ -22,6 +22,7 @@ from proxy.oci import Digest, RepositoryName
 from proxy.standin import Denial, Fault, StandIn, StandInSettings
 from proxy.upstream import BlobState, NewRepositories, Registry, RegistryConfig
 from proxy.upstream.ecr_api import read_states
+from tests.standins import config_of
 from tests.upstream.conftest import OpenRegistry
 from tests.upstream.fakes import FakeAws
 
@@ -44,15 +45,7 @@ async def start(open_: OpenRegistry) -> AsyncIterator[Start]:
         await standin.start()
         standins.append(standin)
         standin.state.put_blob(REPO, b"here")
-        config = RegistryConfig(
-            name=standin.host,
-            url=standin.url,
-            ecr=True,
-            api_url=standin.url,
-            access_key_id=standin.access_key_id,
-            secret_access_key=standin.secret_access_key,
-            new_repositories=new,
-        )
+        config = config_of(standin, new_repositories=new)
         return standin, await open_(config)
 
     yield begin
@@ -183,13 +176,9 @@ async def test_the_registry_of_another_account_is_asked_about_its_own_blobs(
     standin, _ = await start(StandInSettings(repositories=(REPO,), further_accounts=(other,)))
     standin.state.put_blob(REPO, b"gone", other)
     registry = await open_(
-        RegistryConfig(
+        config_of(
+            standin,
             name=f"{other}.dkr.ecr.eu-west-1.amazonaws.com",
-            url=standin.url,
-            ecr=True,
-            api_url=standin.url,
-            access_key_id=standin.access_key_id,
-            secret_access_key=standin.secret_access_key,
             new_repositories=NewRepositories(),
         )
     )

@@ -12,10 +12,11 @@ import pytest
 from proxy.oci import OCI_MANIFEST, RepositoryName, Tag
 from proxy.standin import StandIn, StandInSettings
 from proxy.standin.rates import Rate
-from proxy.upstream import Registry, RegistryConfig
+from proxy.upstream import Registry
 from proxy.upstream.errors import Kind
 from proxy.upstream.limits import ECR_RATES, Limits, Operation, count_operations
 from tests.caches import Cache
+from tests.standins import config_of
 from tests.upstream.conftest import OpenRegistry
 from tests.upstream.fakes import QUICK
 
@@ -81,15 +82,7 @@ async def paced(
     async with StandIn(StandInSettings(repositories=(REPO,))) as standin:
         for operation, rate in ecrs.items():
             standin.state.rates.rates[operation] = Rate(rate, max(1.0, rate * _ROOM))
-        config = RegistryConfig(
-            name=standin.host,
-            url=standin.url,
-            ecr=True,
-            api_url=standin.url,
-            access_key_id=standin.access_key_id,
-            secret_access_key=standin.secret_access_key,
-            password=standin.password,
-        )
+        config = config_of(standin, password=standin.password)
         config = replace(config, **changes)  # type: ignore[arg-type]
         yield standin, await open_(config, tuning=replace(QUICK, rates=rates))
 

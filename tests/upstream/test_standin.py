@@ -24,6 +24,7 @@ from proxy.events import Kind
 from proxy.oci import EMPTY_JSON, OCI_EMPTY, OCI_MANIFEST, Digest, RepositoryName, Tag
 from proxy.standin import Denial, Fault, Role, StandIn, StandInSettings
 from proxy.upstream import BlobStream, Body, Registry, RegistryConfig
+from tests.standins import config_of
 from tests.upstream.conftest import OpenRegistry
 from tests.upstream.fakes import Told
 
@@ -292,16 +293,7 @@ async def test_role_with_external_id(
     role = Role("arn:aws:iam::123456789012:role/cache", external_id="ext")
     standin, _ = await start(StandInSettings(repositories=(REPO,), roles=(role,)))
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", standin.url)
-    config = RegistryConfig(
-        name=standin.host,
-        url=standin.url,
-        ecr=True,
-        api_url=standin.url,
-        role_arn=role.arn,
-        access_key_id=standin.access_key_id,
-        secret_access_key=standin.secret_access_key,
-        external_id="wrong",
-    )
+    config = config_of(standin, role_arn=role.arn, external_id="wrong")
     refused = await open_(config)
     assert "sts:AssumeRole" in (refused.credentials_problem() or "")
     taken = await open_(replace(config, external_id="ext"))
