@@ -35,9 +35,10 @@ _SECONDS_ON_WAY: Final = 20.0
 _ON_WAY_AT_FIRST: Final = 2 * _LEAST_PART
 # A push waits so long, in seconds, for trouble upstream to pass: old clients do not ask again.
 PUSH_PATIENCE: Final = 20.0
-# Over a line on which bytes move still, so many times that, and three times after the last of them:
-# what timed out was sent too much of at once, as happens to a line that has just become slower, and
-# one part by itself may take as long.
+# Over a line on which something is on its way still, so many times that, and three times after
+# bytes set out last: what timed out was sent too much of at once, as happens to a line that has
+# become slower, and one part by itself may take as long. To a registry that hangs nothing is on its
+# way for long: the breaker sees to that.
 _MOVING: Final = 9
 _AFTER_MOVING: Final = 3
 
@@ -208,8 +209,9 @@ class Uplink:
     def _deadline(self, trouble: Trouble, began: float) -> float:
         """When patience with it ends, for one who began to wait then."""
         end = max(began, trouble.since) + self._patience
-        if isinstance(trouble.error, GatewayTimeout) and self._moved_at > trouble.since:
-            moving = self._moved_at + _AFTER_MOVING * self._patience
+        moved_at = self._clock() if self._sending else self._moved_at
+        if isinstance(trouble.error, GatewayTimeout) and moved_at > trouble.since:
+            moving = moved_at + _AFTER_MOVING * self._patience
             end = max(end, min(moving, trouble.since + _MOVING * self._patience))
         return end
 

@@ -368,3 +368,20 @@ async def test_who_waits_for_room_wakes_those_who_hold_it_asleep() -> None:
     for each in (task, waiting):
         each.cancel()
     await asyncio.gather(task, waiting, return_exceptions=True)
+
+
+async def test_silence_is_borne_while_other_parts_are_on_their_way() -> None:
+    clock = Clock()
+    uplink = Uplink(clock=clock, patience=20)
+    first, second = uplink.join(), uplink.join()
+    await admit(uplink, first, 16 * MIB)
+    async with uplink.turn(second, MIB):
+        uplink.failed(GatewayTimeout("fell silent"))
+        task = await waits(admit(uplink, first, MIB))
+        clock.now += 100
+        uplink.changed()
+        await asyncio.wait([task], timeout=0)
+        assert not task.done()
+    uplink.changed()
+    with pytest.raises(GatewayTimeout):
+        await task
