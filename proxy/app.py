@@ -30,6 +30,7 @@ from proxy.handlers.metrics import MetricsHandlers
 from proxy.handlers.replies import render_errors
 from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
+from proxy.refusals import Refusals
 from proxy.services.blobs import Blobs
 from proxy.services.completeness import Completeness
 from proxy.services.debts import Debts, Owed
@@ -214,7 +215,8 @@ async def build(
     settings: Settings, events: Events, draining: Draining, timing: Timing
 ) -> AsyncIterator[Built]:
     """Everything behind the listening socket; raises `StartError`."""
-    metrics = Metrics(events)
+    refusals = Refusals()
+    metrics = Metrics(events, refusals)
     async with AsyncExitStack() as stack:
         owed = Owed()
         try:

@@ -122,6 +122,11 @@ class SizeInvalid(RegistryError):
     status = 400
 
 
+class UploadTooLarge(RegistryError):
+    code = "SIZE_INVALID"
+    status = 413
+
+
 class PageInvalid(RegistryError):
     code = "PAGINATION_NUMBER_INVALID"
     status = 400

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from proxy.events import Event, Events, Kind
+from proxy.refusals import Refusals
 
 _PREFIX: Final = "ecr_cache_proxy_"
 
@@ -38,10 +39,11 @@ class Metrics(Collector):
 
     content_type: Final = CONTENT_TYPE_LATEST
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, refusals: Refusals) -> None:
         # All of them from the start: a rate needs the zero that comes before the first one.
         self._counts = dict.fromkeys(Kind, 0)
         self._bytes = dict.fromkeys(Kind, 0)
+        self._refusals = refusals
         self._gauges: list[_Gauge] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -69,6 +71,12 @@ class Metrics(Collector):
             for kind, count in counts.items():
                 counter.add_metric([kind.value], count)
             yield counter
+        refusals = CounterMetricFamily(
+            _PREFIX + "refusals", "What clients were refused, by reason.", labels=["reason"]
+        )
+        for reason, count in self._refusals.counts().items():
+            refusals.add_metric([reason], count)
+        yield refusals
         for gauge in self._gauges:
             yield _family(gauge)
 

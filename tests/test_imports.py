@@ -18,8 +18,8 @@ MAX_LINES = 400
 
 LEAVES = frozenset(
     {
-        *("oci", "errors", "event_log", "events", "metrics", "peer", "singleflight", "sizes"),
-        "unix_socket",
+        *("oci", "errors", "event_log", "events", "metrics", "peer", "refusals", "singleflight"),
+        *("sizes", "unix_socket"),
     }
 )
 
@@ -28,13 +28,25 @@ ALLOWED = {
     "__main__": {"cli"},
     "cli": {
         *("app", "buildcache", "config", "demo", "introductions", "standin", "upstream"),
+        "access",
         *("cache", "services"),  # a cache that no proxy runs on is looked after by the command
     },
     "demo": {"app", "config", "introductions", "standin"},
     "introductions": {"standin"},
-    "app": {"buildcache", "cache", "config", "gauges", "handlers", "services", "upstream"},
+    "app": {
+        "access",
+        "buildcache",
+        "cache",
+        "config",
+        "gauges",
+        "handlers",
+        "services",
+        "upstream",
+    },
     "gauges": {"cache", "services"},
-    "handlers": {"services", "buildcache", "upstream"},  # the last two for the types of values
+    # All but services for the types of values.
+    "handlers": {"access", "services", "buildcache", "upstream"},
+    "access": set(),
     "services": {"buildcache", "cache", "upstream"},
     "cache": set(),
     "buildcache": set(),

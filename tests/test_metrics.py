@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.events import Event, Events, Kind
 from proxy.metrics import Metrics
+from proxy.refusals import Refusals
 
 
 def samples(text: bytes) -> dict[str, float]:
@@ -19,7 +20,7 @@ def samples(text: bytes) -> dict[str, float]:
 
 def test_every_kind_is_counted_from_zero_with_its_bytes() -> None:
     events = Events()
-    metrics = Metrics(events)
+    metrics = Metrics(events, Refusals())
     events.emit(Event(Kind.HIT, size=100))
     events.emit(Event(Kind.HIT, size=11))
     events.emit(Event(Kind.TROUBLE))
@@ -33,7 +34,7 @@ def test_every_kind_is_counted_from_zero_with_its_bytes() -> None:
 
 
 def test_a_gauge_is_read_each_time() -> None:
-    metrics = Metrics(Events())
+    metrics = Metrics(Events(), Refusals())
     values = {"used": 1, "limit": 5}
     metrics.add_gauge("cache_bytes", "Bytes.", lambda: values, label="state")
     metrics.add_gauge("cache_degraded", "Whether.", lambda: values["used"] > 1)
@@ -47,13 +48,13 @@ def test_a_gauge_is_read_each_time() -> None:
 
 def test_two_in_one_process_do_not_count_each_others_events() -> None:
     first, second = Events(), Events()
-    ours, others = Metrics(first), Metrics(second)
+    ours, others = Metrics(first, Refusals()), Metrics(second, Refusals())
     first.emit(Event(Kind.MISS))
     name = "ecr_cache_proxy_events_total kind=miss"
     assert (samples(ours.render())[name], samples(others.render())[name]) == (1, 0)
 
 
 def test_the_process_is_measured_too() -> None:
-    seen = samples(Metrics(Events()).render())
+    seen = samples(Metrics(Events(), Refusals()).render())
     assert seen["process_resident_memory_bytes"] > 1e6
     assert seen["process_open_fds"] > 2

@@ -12,7 +12,8 @@ import pytest
 
 from proxy.cli import commands
 from proxy.config import load_settings
-from proxy.config.sources import FILE_ALONE, NOT_IN_FILE, Sources, Table, kebab, spell
+from proxy.config.sources import FILE_ALONE, NO_FLAG, NOT_IN_FILE, Sources, spell
+from proxy.config.tables import RuleTable, Table, kebab
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -45,11 +46,12 @@ def test_the_readme_lists_every_setting_and_no_other() -> None:
     settings = {spell(name) for name in set(Sources.model_fields) - NOT_IN_FILE}
     assert keys_of_table("| key | default | |") == settings
     assert keys_of_table("| key of `[[registry]]` | |") == {spell(n) for n in Table.model_fields}
+    assert keys_of_table("| key of `[[rule]]` | |") == set(RuleTable.model_fields)
 
 
 def test_every_setting_is_a_flag_of_serve() -> None:
     flags = {name.removeprefix("--") for name in flags_of("serve")} - {"help"}
-    assert flags == {kebab(name) for name in set(Sources.model_fields) - FILE_ALONE}
+    assert flags == {kebab(name) for name in set(Sources.model_fields) - FILE_ALONE - NO_FLAG}
 
 
 def flags_of(command: str) -> set[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import get_args
+from collections.abc import Callable
+from typing import Final, get_args
 
 import click
 
@@ -11,13 +12,26 @@ from proxy import __version__
 from proxy.cli.base import PROGRAM, UserError, examples, run_until_signal, start_errors
 from proxy.config import (
     DEFAULT_ABANDON_FILLS_BELOW,
+    DEFAULT_BODY_TIMEOUT,
     DEFAULT_CACHE_SIZE,
+    DEFAULT_HEADER_TIMEOUT,
+    DEFAULT_IDLE_TIMEOUT,
     DEFAULT_LISTEN,
+    DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_MAX_CONNECTIONS_PER_CLIENT,
+    DEFAULT_MAX_FILLS,
+    DEFAULT_MAX_HEADER_SIZE,
+    DEFAULT_MAX_MANIFEST_SIZE,
+    DEFAULT_MAX_UPLOAD_SIZE,
+    DEFAULT_MAX_UPLOADS_PER_CLIENT,
     DEFAULT_MIN_FREE,
     DEFAULT_PUSH_MODE,
+    DEFAULT_SEND_TIMEOUT,
     DEFAULT_SHUTDOWN_TIMEOUT,
     DEFAULT_STALE_IF_ERROR,
+    DEFAULT_TLS_CLIENT_USER,
     DEFAULT_VERIFY_RATE,
+    CertificateName,
     LogLevel,
     PushMode,
     Rewrite,
@@ -26,6 +40,44 @@ from proxy.config import (
     Show,
     load_settings,
 )
+
+# The limits on what clients may take, by key: their metavar, default, and what they say.
+_LIMITS: Final = (
+    ("max-connections", "NUMBER", DEFAULT_MAX_CONNECTIONS, "Most connections of clients at once."),
+    (
+        "max-connections-per-client",
+        "NUMBER",
+        DEFAULT_MAX_CONNECTIONS_PER_CLIENT,
+        "Most connections from one address.",
+    ),
+    ("max-header-size", "SIZE", DEFAULT_MAX_HEADER_SIZE, "Longest header of a request."),
+    ("max-manifest-size", "SIZE", DEFAULT_MAX_MANIFEST_SIZE, "Largest manifest that is taken."),
+    ("max-upload-size", "SIZE", DEFAULT_MAX_UPLOAD_SIZE, "Largest blob that is taken."),
+    (
+        "max-uploads-per-client",
+        "NUMBER",
+        DEFAULT_MAX_UPLOADS_PER_CLIENT,
+        "Most uploads that a client may have open.",
+    ),
+    ("max-fills", "NUMBER", DEFAULT_MAX_FILLS, "Most blobs that are fetched at once."),
+    (
+        "header-timeout",
+        "TIME",
+        DEFAULT_HEADER_TIMEOUT,
+        "How long a request's header, or a TLS handshake, may take.",
+    ),
+    ("body-timeout", "TIME", DEFAULT_BODY_TIMEOUT, "How long a body may not move."),
+    ("send-timeout", "TIME", DEFAULT_SEND_TIMEOUT, "How long a client may read nothing."),
+    ("idle-timeout", "TIME", DEFAULT_IDLE_TIMEOUT, "How long a connection may have no request."),
+)
+
+
+def limits(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each limit."""
+    for key, metavar, default, text in reversed(_LIMITS):
+        option = click.option(f"--{key}", metavar=metavar, help=f"{text} [default: {default}]")
+        command = option(command)
+    return command
 
 
 @click.command(
@@ -118,6 +170,35 @@ from proxy.config import (
 @click.option(
     "--log-level", metavar="|".join(get_args(LogLevel)), help="Least level logged. [default: info]"
 )
+@click.option("--tls-cert-file", metavar="FILE", help="Serve HTTPS with this certificate (PEM).")
+@click.option("--tls-key-file", metavar="FILE", help="The certificate's private key (PEM).")
+@click.option(
+    "--tls-client-ca-file",
+    metavar="FILE",
+    help="Clients may authenticate by a certificate of one of these authorities (PEM).",
+)
+@click.option(
+    "--tls-client-user",
+    metavar="|".join(get_args(CertificateName)),
+    help=f"Which name in a client's certificate is the user. [default: {DEFAULT_TLS_CLIENT_USER}]",
+)
+@click.option(
+    "--htpasswd-file",
+    metavar="FILE",
+    help="Clients authenticate by user and password; made with htpasswd -B.",
+)
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help=f"Clients authenticate by a token; each line is made with {PROGRAM} token.",
+)
+@click.option("--read-only", is_flag=True, default=None, help="Refuse pushes and deletions.")
+@click.option(
+    "--ca-bundle",
+    metavar="FILE",
+    help="Certificates (PEM) that are trusted upstream beside the system's.",
+)
+@limits
 @click.option(
     "--insecure-no-client-auth",
     is_flag=True,

@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from proxy.config.sources import Given, SettingsError, Sources, Table, kebab
+from proxy.config.sources import Given, SettingsError, Sources
+from proxy.config.tables import Table, kebab
 from proxy.config.values import (
     DEFAULT_PUSH_MODE,
+    AccessSettings,
     CacheSettings,
+    LimitSettings,
     NewRepositorySettings,
     PushMode,
     RegistrySettings,
+    RuleSettings,
     Settings,
+    TlsSettings,
     is_loopback,
 )
 
@@ -45,11 +51,14 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
     given = Given(flags)
     sources = given.merge()
     host, port = sources.listen
-    if not is_loopback(host) and not sources.insecure_no_client_auth:
+    tls, access = _resolve_tls(sources, given), _resolve_access(sources)
+    authenticates = access.authenticates or (tls is not None and tls.client_ca_file is not None)
+    if not is_loopback(host) and not authenticates and not sources.insecure_no_client_auth:
         raise SettingsError(
             f"{given.name('listen')}: {host} is no loopback address, and clients are not "
             "authenticated: whoever reaches it pulls and pushes with the proxy's credentials; "
-            "listen on 127.0.0.1, or accept that with --insecure-no-client-auth"
+            "authenticate them (--htpasswd-file, --token-file, --tls-client-ca-file), or accept "
+            "that with --insecure-no-client-auth"
         )
     return Settings(
         host=host,
@@ -64,6 +73,10 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
         shutdown_timeout=sources.shutdown_timeout,
         log_level=sources.log_level,
         insecure_no_client_auth=sources.insecure_no_client_auth,
+        tls=tls,
+        access=access,
+        limits=_resolve_limits(sources, given),
+        ca_bundle=sources.ca_bundle,
         proxies=urllib.request.getproxies_environment(),
     )
 
@@ -96,6 +109,50 @@ def default_cache_dir() -> Path:
         return Path.home() / ".cache" / "ecr-cache-proxy"
     except RuntimeError as error:
         raise SettingsError("cache-dir: there is no home directory; give --cache-dir") from error
+
+
+def _resolve_tls(sources: Sources, given: Given) -> TlsSettings | None:
+    if sources.tls_cert_file is None or sources.tls_key_file is None:
+        for key in ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "tls_client_user"):
+            if key in sources.model_fields_set:
+                raise SettingsError(
+                    f"{given.name(key)}: TLS needs both tls-cert-file and tls-key-file"
+                )
+        return None
+    if "tls_client_user" in sources.model_fields_set and sources.tls_client_ca_file is None:
+        raise SettingsError(f"{given.name('tls_client_user')}: it goes with tls-client-ca-file")
+    return TlsSettings(
+        cert_file=sources.tls_cert_file,
+        key_file=sources.tls_key_file,
+        client_ca_file=sources.tls_client_ca_file,
+        client_user=sources.tls_client_user,
+    )
+
+
+def _resolve_access(sources: Sources) -> AccessSettings:
+    return AccessSettings(
+        htpasswd_file=sources.htpasswd_file,
+        token_file=sources.token_file,
+        tokens=sources.tokens,
+        rules=tuple(
+            RuleSettings(
+                users=rule.users,
+                repositories=rule.repositories,
+                registries=rule.registries,
+                allow=frozenset(rule.allow),
+            )
+            for rule in sources.rules
+        ),
+        read_only=sources.read_only,
+    )
+
+
+def _resolve_limits(sources: Sources, given: Given) -> LimitSettings:
+    limits = LimitSettings(**{f.name: getattr(sources, f.name) for f in fields(LimitSettings)})
+    for key in ("header_timeout", "body_timeout", "send_timeout", "idle_timeout"):
+        if not getattr(limits, key):
+            raise SettingsError(f"{given.name(key)}: a client needs some time; write 30s")
+    return limits
 
 
 def _resolve_registries(sources: Sources, given: Given) -> tuple[RegistrySettings, ...]:

@@ -13,14 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -29,30 +22,49 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from proxy.config.tables import (
+    NewRepositoriesTable,
+    PushTable,
+    RuleTable,
+    Table,
+    kebab,
+    split_names,
+)
 from proxy.config.values import (
     DEFAULT_ABANDON_FILLS_BELOW,
+    DEFAULT_BODY_TIMEOUT,
     DEFAULT_CACHE_SIZE,
+    DEFAULT_HEADER_TIMEOUT,
+    DEFAULT_IDLE_TIMEOUT,
     DEFAULT_LISTEN,
+    DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_MAX_CONNECTIONS_PER_CLIENT,
+    DEFAULT_MAX_FILLS,
+    DEFAULT_MAX_HEADER_SIZE,
+    DEFAULT_MAX_MANIFEST_SIZE,
+    DEFAULT_MAX_UPLOAD_SIZE,
+    DEFAULT_MAX_UPLOADS_PER_CLIENT,
     DEFAULT_MIN_FREE,
+    DEFAULT_SEND_TIMEOUT,
     DEFAULT_SHUTDOWN_TIMEOUT,
     DEFAULT_STALE_IF_ERROR,
+    DEFAULT_TLS_CLIENT_USER,
     DEFAULT_VERIFY_RATE,
     ENV_PREFIX,
+    CertificateName,
     LogLevel,
     PushMode,
     Rewrite,
     Show,
-    parse_base_url,
     parse_bytes,
     parse_cache_size,
+    parse_count,
     parse_floor,
-    parse_host_name,
-    parse_kms_key,
+    parse_header_size,
     parse_listen,
-    parse_mutable_tags,
+    parse_manifest_size,
     parse_path,
     parse_registry,
-    parse_resource_tags,
     parse_seconds,
 )
 from proxy.sizes import Share
@@ -63,16 +75,21 @@ _SERVICE_LINK: Final = re.compile(
     r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
 )
 
-_PATHS: Final = frozenset({"cache-dir", "password-file"})
+_PATHS: Final = frozenset(
+    {
+        *("cache-dir", "password-file", "htpasswd-file", "token-file", "ca-bundle"),
+        *("tls-cert-file", "tls-key-file", "tls-client-ca-file"),
+    }
+)
+
+
+_Count: TypeAlias = Annotated[int, BeforeValidator(parse_count)]
+_Seconds: TypeAlias = Annotated[float, BeforeValidator(parse_seconds)]
+_File: TypeAlias = Annotated[Path, BeforeValidator(parse_path)]
 
 
 class SettingsError(Exception):
     """A setting that makes no sense: one line that names it and says where it came from."""
-
-
-def kebab(name: str) -> str:
-    """A key as flags spell it, and most often the file."""
-    return name.replace("_", "-")
 
 
 def spell(name: str) -> str:
@@ -80,76 +97,10 @@ def spell(name: str) -> str:
     return {"push": "push.mode"}.get(name, kebab(name))
 
 
-def split_names(value: object) -> object:
-    """A list, which the environment has as one string with commas."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-_Url: TypeAlias = Annotated[str, BeforeValidator(parse_base_url)]
-
-
-class PushTable(BaseModel):
-    """The keys of `push.`, at the top of the settings file or in a `[[registry]]` table."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    mode: PushMode | None = None
-
-
-class NewRepositoriesTable(BaseModel):
-    """A `[new-repositories]` table, at the top of the settings file or in a `[[registry]]`."""
-
-    model_config = ConfigDict(extra="forbid", alias_generator=kebab, frozen=True)
-
-    immutable_tags: bool = False
-    mutable_tags: Annotated[tuple[str, ...], BeforeValidator(parse_mutable_tags)] = ()
-    scan_on_push: bool = False
-    kms_key: Annotated[str, BeforeValidator(parse_kms_key)] | None = None
-    tags: Annotated[dict[str, str], BeforeValidator(parse_resource_tags)] = {}
-
-    @model_validator(mode="after")
-    def _exceptions_need_a_rule(self) -> NewRepositoriesTable:
-        if self.mutable_tags and not self.immutable_tags:
-            raise ValueError("mutable-tags are exceptions: they go with immutable-tags = true")
-        return self
-
-
-class Table(BaseModel):
-    """A `[[registry]]` table of the settings file."""
-
-    model_config = ConfigDict(extra="forbid", alias_generator=kebab, frozen=True)
-
-    host: Annotated[str, BeforeValidator(parse_host_name)] | None = None
-    url: _Url | None = None
-    region: str | None = None
-    profile: str | None = None
-    role_arn: str | None = None
-    external_id: str | None = None
-    role_session_name: str | None = None
-    endpoint: _Url | None = None
-    api_endpoint: _Url | None = None
-    username: str | None = None
-    password: SecretStr | None = None
-    password_file: Annotated[Path, BeforeValidator(parse_path)] | None = None
-    redirect_hosts: tuple[str, ...] = ()
-    rewrite: Rewrite | None = None
-    show: Show | None = None
-    push: PushTable | None = None
-    create_repositories: bool | None = None
-    new_repositories: NewRepositoriesTable | None = None
-
-    @property
-    def key(self) -> str:
-        """What `--registry` calls it."""
-        return self.host or self.url or ""
-
-
 class Sources(BaseSettings):
     """The keys of all sources, each judged by itself.
 
-    The file's alone are `tables`, `push` (flags and variables say `push_mode`) and
+    The file's alone are `tables`, `rules`, `push` (flags and variables say `push_mode`) and
     `new_repositories`.
     """
 
@@ -197,10 +148,39 @@ class Sources(BaseSettings):
     )
     log_level: LogLevel = "info"
     insecure_no_client_auth: bool = False
+    tls_cert_file: _File | None = None
+    tls_key_file: _File | None = None
+    tls_client_ca_file: _File | None = None
+    tls_client_user: CertificateName = DEFAULT_TLS_CLIENT_USER
+    htpasswd_file: _File | None = None
+    token_file: _File | None = None
+    tokens: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = ()
+    rules: Annotated[tuple[RuleTable, ...], NoDecode] = ()
+    read_only: bool = False
+    ca_bundle: _File | None = None
+    max_connections: _Count = parse_count(DEFAULT_MAX_CONNECTIONS)
+    max_connections_per_client: _Count = parse_count(DEFAULT_MAX_CONNECTIONS_PER_CLIENT)
+    max_header_size: Annotated[int, BeforeValidator(parse_header_size)] = parse_header_size(
+        DEFAULT_MAX_HEADER_SIZE
+    )
+    max_manifest_size: Annotated[int, BeforeValidator(parse_manifest_size)] = parse_manifest_size(
+        DEFAULT_MAX_MANIFEST_SIZE
+    )
+    max_upload_size: Annotated[int, BeforeValidator(parse_bytes)] = parse_bytes(
+        DEFAULT_MAX_UPLOAD_SIZE
+    )
+    max_uploads_per_client: _Count = parse_count(DEFAULT_MAX_UPLOADS_PER_CLIENT)
+    max_fills: _Count = parse_count(DEFAULT_MAX_FILLS)
+    header_timeout: _Seconds = parse_seconds(DEFAULT_HEADER_TIMEOUT)
+    body_timeout: _Seconds = parse_seconds(DEFAULT_BODY_TIMEOUT)
+    send_timeout: _Seconds = parse_seconds(DEFAULT_SEND_TIMEOUT)
+    idle_timeout: _Seconds = parse_seconds(DEFAULT_IDLE_TIMEOUT)
 
 
-FILE_ALONE: Final = frozenset({"tables", "push", "new_repositories"})
-NOT_IN_FILE: Final = frozenset({"tables", "config", "push_mode"})
+FILE_ALONE: Final = frozenset({"tables", "rules", "push", "new_repositories"})
+NOT_IN_FILE: Final = frozenset({"tables", "rules", "config", "push_mode"})
+# A flag is there for all to read in the list of processes.
+NO_FLAG: Final = frozenset({"tokens"})
 _KEYS: Final = frozenset(Sources.model_fields) - FILE_ALONE
 _FILE_KEYS: Final = frozenset(Sources.model_fields) - NOT_IN_FILE
 _INNER: Final[Mapping[str, type[BaseModel]]] = {
@@ -279,17 +259,21 @@ class Given:
         if location[0] == "tables":
             within = f"{self.name_table(int(location[1]))}: {location[2]}"
             path = location[3:]
+        if location[0] == "rules":
+            within = f"{self._path}: rule {int(location[1]) + 1}: {location[2]}"
+            path = ()
         # What follows is the place in a list, or the key in a table of its own.
         where = ".".join([within, *(part for part in path if isinstance(part, str))])
         if first["type"] == "extra_forbidden":
             inner = [_INNER[kebab(str(part))] for part in location if kebab(str(part)) in _INNER]
-            known = [spell(name) for name in (inner[0] if inner else Table).model_fields]
+            outer = RuleTable if location[0] == "rules" else Table
+            known = [spell(name) for name in (inner[0] if inner else outer).model_fields]
             return f"{where}: unknown key{_nearest(str(location[-1]), known)}"
         if first["type"] == "model_type":
             return f"{where}: write a table, not {first['input']!r}"
         if first["type"] == "value_error":
             return f"{where}: {first['ctx']['error']}"
-        value = "" if "password" in location else f", not {first['input']!r}"
+        value = "" if {"password", "tokens"} & set(location) else f", not {first['input']!r}"
         return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}{value}"
 
 
@@ -316,7 +300,7 @@ def _read_file(path: Path) -> dict[str, object]:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the settings file {path} is no TOML: {error}") from error
-    known = {kebab(name): spell(name) for name in _FILE_KEYS}
+    known = {kebab(name): spell(name) for name in _FILE_KEYS} | {"rule": "rule"}
     for key in content:
         if key not in known:
             raise SettingsError(f"{path}: {key}: unknown key{_nearest(key, known.values())}")
@@ -324,6 +308,9 @@ def _read_file(path: Path) -> dict[str, object]:
     if not isinstance(registries, list):
         raise SettingsError(f"{path}: registry: write [[registry]], in double brackets")
     tables = [_beside(path, entry) for entry in registries if isinstance(entry, dict)]
+    rules = content.pop("rule", [])
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise SettingsError(f"{path}: rule: write [[rule]], in double brackets")
     keys: dict[str, object] = {
         key.replace("-", "_"): value for key, value in _beside(path, content).items()
     }
@@ -331,7 +318,8 @@ def _read_file(path: Path) -> dict[str, object]:
         (entry.get("host") or entry.get("url")) if isinstance(entry, dict) else entry
         for entry in registries
     ]
-    return keys | {"tables": tables, "registry": [name for name in names if name is not None]}
+    keys |= {"rules": rules, "tables": tables}
+    return keys | {"registry": [name for name in names if name is not None]}
 
 
 def _beside(path: Path, entry: Mapping[str, object]) -> dict[str, object]:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from proxy.oci import MAX_MANIFEST_BYTES
 from proxy.sizes import Share, parse_duration, parse_share, parse_size
 
 Rewrite: TypeAlias = Literal["auto", "always", "never"]
 Show: TypeAlias = Literal["auto", "stored", "index", "image-manifest"]
 PushMode: TypeAlias = Literal["write-back", "write-through"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+Action: TypeAlias = Literal["pull", "push", "delete"]
+CertificateName: TypeAlias = Literal["common-name", "dns-name", "email", "uri"]
 
 DEFAULT_LISTEN: Final = "127.0.0.1:5000"
 DEFAULT_CACHE_SIZE: Final = "20GiB"
@@ -29,6 +32,18 @@ DEFAULT_STALE_IF_ERROR: Final = "12h"
 DEFAULT_ABANDON_FILLS_BELOW: Final = "0"
 DEFAULT_PUSH_MODE: Final[PushMode] = "write-back"
 DEFAULT_SHUTDOWN_TIMEOUT: Final = "30s"
+DEFAULT_TLS_CLIENT_USER: Final[CertificateName] = "common-name"
+DEFAULT_MAX_CONNECTIONS: Final = "4096"
+DEFAULT_MAX_CONNECTIONS_PER_CLIENT: Final = "256"
+DEFAULT_MAX_HEADER_SIZE: Final = "64KiB"
+DEFAULT_MAX_MANIFEST_SIZE: Final = "4MiB"
+DEFAULT_MAX_UPLOAD_SIZE: Final = "52000MiB"
+DEFAULT_MAX_UPLOADS_PER_CLIENT: Final = "256"
+DEFAULT_MAX_FILLS: Final = "256"
+DEFAULT_HEADER_TIMEOUT: Final = "30s"
+DEFAULT_BODY_TIMEOUT: Final = "60s"
+DEFAULT_SEND_TIMEOUT: Final = "60s"
+DEFAULT_IDLE_TIMEOUT: Final = "2m"
 ENV_PREFIX: Final = "ECR_CACHE_PROXY_"
 
 _MIN_CACHE_BYTES: Final = 1024 * 1024
@@ -88,6 +103,70 @@ class RegistrySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """How the proxy speaks TLS to clients. The files are PEM.
+
+    With a `client_ca_file` a client may authenticate by a certificate that it has signed;
+    `client_user` says which of its names is the user.
+    """
+
+    cert_file: Path
+    key_file: Path
+    client_ca_file: Path | None = None
+    client_user: CertificateName = DEFAULT_TLS_CLIENT_USER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSettings:
+    """What users may do, by patterns (`fnmatch`) of their names, of repositories and registries."""
+
+    users: tuple[str, ...]
+    repositories: tuple[str, ...]
+    registries: tuple[str, ...] = ("*",)
+    allow: frozenset[Action] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSettings:
+    """Who may use the proxy, and for what.
+
+    `tokens` are `USER:sha256:HEX`, as are the lines of the `token_file`. Without `rules` whoever
+    is authenticated may do everything. `read_only` goes before them.
+    """
+
+    htpasswd_file: Path | None = None
+    token_file: Path | None = None
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    rules: tuple[RuleSettings, ...] = ()
+    read_only: bool = False
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether clients must give a password or a token (or a certificate, by `TlsSettings`)."""
+        return bool(self.htpasswd_file or self.token_file or self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """What clients may take: connections, bytes, uploads that are open, fills; and seconds.
+
+    A client is a user where it has authenticated, else an address.
+    """
+
+    max_connections: int = int(DEFAULT_MAX_CONNECTIONS)
+    max_connections_per_client: int = int(DEFAULT_MAX_CONNECTIONS_PER_CLIENT)
+    max_header_size: int = parse_size(DEFAULT_MAX_HEADER_SIZE)
+    max_manifest_size: int = parse_size(DEFAULT_MAX_MANIFEST_SIZE)
+    max_upload_size: int = parse_size(DEFAULT_MAX_UPLOAD_SIZE)
+    max_uploads_per_client: int = int(DEFAULT_MAX_UPLOADS_PER_CLIENT)
+    max_fills: int = int(DEFAULT_MAX_FILLS)
+    header_timeout: float = parse_duration(DEFAULT_HEADER_TIMEOUT)
+    body_timeout: float = parse_duration(DEFAULT_BODY_TIMEOUT)
+    send_timeout: float = parse_duration(DEFAULT_SEND_TIMEOUT)
+    idle_timeout: float = parse_duration(DEFAULT_IDLE_TIMEOUT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of a proxy's settings.
 
@@ -95,7 +174,9 @@ class Settings:
     `stale_if_error` and `shutdown_timeout` in seconds.
 
     `registries` has at least one; the first is the default. `proxies` are the forward proxies of
-    the environment by scheme, with the exceptions under `no`, as `urllib` reads them.
+    the environment by scheme, with the exceptions under `no`, as `urllib` reads them. `ca_bundle`
+    holds certificates (PEM) that are trusted upstream beside the system's. Without `tls` clients
+    are served over plain HTTP.
     """
 
     registries: tuple[RegistrySettings, ...]
@@ -110,6 +191,10 @@ class Settings:
     shutdown_timeout: float = parse_duration(DEFAULT_SHUTDOWN_TIMEOUT)
     log_level: LogLevel = "info"
     insecure_no_client_auth: bool = False
+    tls: TlsSettings | None = None
+    access: AccessSettings = field(default_factory=AccessSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    ca_bundle: Path | None = None
     proxies: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -151,6 +236,41 @@ def parse_cache_size(value: object) -> int:
 
 def parse_bytes(value: object) -> int:
     return parse_size(str(value))
+
+
+def parse_count(value: object) -> int:
+    """How many of something there may be: one at least."""
+    text = "" if isinstance(value, bool) else str(value)
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not int(text):
+        raise ValueError(f"{value!r} is no number of at least 1")
+    return int(text)
+
+
+def parse_manifest_size(value: object) -> int:
+    """Bytes. A registry takes 4 MiB (distribution-spec, "Pushing Manifests"), and ECR no more."""
+    size = parse_bytes(value)
+    if not 1024 <= size <= MAX_MANIFEST_BYTES:
+        raise ValueError(f"{value} is not between 1KiB and 4MiB, which is the most registries take")
+    return size
+
+
+def parse_header_size(value: object) -> int:
+    """Bytes. What clients of every kind send must find room."""
+    size = parse_bytes(value)
+    if not 8 * 1024 <= size <= 1024 * 1024:
+        raise ValueError(f"{value} is not between 8KiB and 1MiB")
+    return size
+
+
+def parse_patterns(value: object) -> tuple[str, ...]:
+    """Patterns of a rule: a list, or one by itself."""
+    patterns = (value,) if isinstance(value, str) else value
+    if not isinstance(patterns, list | tuple) or not patterns:
+        raise ValueError(f'{value!r} is no list of patterns; write ["team/*"]')
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern:
+            raise ValueError(f"{pattern!r} is no pattern; write team/*, or * for all")
+    return tuple(patterns)
 
 
 def parse_floor(value: object) -> Share:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from proxy.errors import NameInvalid, NameUnknown
@@ -36,11 +36,16 @@ class Ways:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A repository in a registry: what every fact, record and proof is keyed by."""
+    """A repository in a registry: what every fact, record and proof is keyed by.
+
+    `client` is on whose behalf it is dealt with, a user or an address, where what one client may
+    take is limited; no fact depends on it.
+    """
 
     registry: Registry
     repository: RepositoryName
     ways: Ways = Ways()
+    client: str = field(default="", compare=False)
 
     @property
     def rewrite(self) -> Rewrite:

@@ -82,7 +82,10 @@ def test_an_unknown_variable_is_refused(
         ('cache-siz = "1GiB"', "{file}: cache-siz: unknown key; did you mean cache-size?"),
         ('cache_size = "1GiB"', "{file}: cache_size: unknown key; did you mean cache-size?"),
         ('config = "x"', "{file}: config: unknown key"),
-        ("tables = []", "{file}: tables: unknown key; known are abandon-fills-below, cache-dir,"),
+        (
+            "tables = []",
+            "{file}: tables: unknown key; known are abandon-fills-below, body-timeout,",
+        ),
         ('cache-size = "much"', "{file}: cache-size: 'much' is no size"),
         ("cache-size = -5", "{file}: cache-size: '-5' is no size"),
         ("listen = 5000", "{file}: listen: 5000 is no address"),
