@@ -15,6 +15,9 @@ _UNITS: Final = {"": 1, "b": 1} | {
 }
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 
+# Beyond this a number is a mistake, and soon no float any more.
+_MOST_DIGITS: Final = 30
+
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
@@ -43,6 +46,8 @@ def parse_size(text: str) -> int:
             f"{text!r} is no size; write a number of bytes, or a number with a unit: "
             "20GiB, 500MB, 1.5TiB"
         )
+    if len(match[1]) > _MOST_DIGITS:
+        raise ValueError(f"{text[:40]!r} is too large a size: no disk has so much")
     return int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
 
 
@@ -59,13 +64,16 @@ def parse_share(text: str) -> Share:
 def parse_duration(text: str) -> float:
     """Seconds of `30s`, `2m`, `1h30m`, `500ms` or `30`; raises `ValueError` with a sentence."""
     text = text.strip()
-    if _NUMBER.fullmatch(text):
-        return float(text)
-    if not _DURATION.fullmatch(text):
+    is_number = _NUMBER.fullmatch(text) is not None
+    if not is_number and not _DURATION.fullmatch(text):
         raise ValueError(
             f"{text!r} is no duration; write a number of seconds, or numbers with units: "
             "30s, 2m, 1h30m, 500ms"
         )
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:40]!r} is too long a duration: nothing takes so much time")
+    if is_number:
+        return float(text)
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
 
 

@@ -39,6 +39,18 @@ def test_what_is_no_size_is_refused_by_name(text: str) -> None:
     assert repr(text) in str(refused.value)
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 400 + ".5", "9" * 400 + "GiB"])
+def test_a_size_beyond_all_numbers_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is too large a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 400, "9" * 400 + "s"])
+def test_a_duration_beyond_all_numbers_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is too long a duration"):
+        parse_duration(text)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
