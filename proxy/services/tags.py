@@ -59,7 +59,7 @@ class _Heard:
         try:
             digest, media_type, size, at = json.loads(content)
             return cls(Pointer(Digest.parse(digest), str(media_type), int(size)), float(at))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError("the record says of no tag what it points at") from error
 
 
