@@ -67,7 +67,10 @@ class BearerChallenge:
     scope: str
 
 
-_PARAMETER: Final = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+# A name begins where a word does: else a long word without a value is looked at from each letter.
+_PARAMETER: Final = re.compile(
+    r'(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))'
+)
 _SCHEME: Final = re.compile(r"(?:^|,)\s*(bearer)\s+(?=[A-Za-z0-9_-]+\s*=)", re.IGNORECASE)
 _NEXT_SCHEME: Final = re.compile(r",\s*[A-Za-z]+\s+[A-Za-z0-9_-]+\s*=")
 

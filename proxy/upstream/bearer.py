@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -181,15 +182,23 @@ class Bearer:
 def _read_token(body: bytes, registry: str) -> tuple[str, float | None]:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):
         token = document.get("token") or document.get("access_token")
-        lifetime = document.get("expires_in")
         # It becomes a header: nothing but what RFC 6750 allows in one.
         if isinstance(token, str) and token.isascii() and token.isprintable():
-            return token, float(lifetime) if isinstance(lifetime, (int, float)) else None
+            return token, _lifetime(document.get("expires_in"))
     raise BadGateway(f"{registry} answered a request for a token with what is no token")
+
+
+def _lifetime(value: object) -> float | None:
+    """Seconds; None for what says nothing, as infinity does, or a number that is no float."""
+    try:
+        seconds = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def _now() -> float:

@@ -14,9 +14,10 @@ from proxy.errors import BadGateway, RangeInvalid
 from proxy.oci import Digest, RepositoryName
 from proxy.upstream.client import Call, Client
 from proxy.upstream.errors import Kind, What
+from proxy.upstream.numbers import read_number
 from proxy.upstream.transport import Pool, translate_failure
 
-_CONTENT_RANGE: Final = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)", re.ASCII)
+_CONTENT_RANGE: Final = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 
@@ -97,7 +98,7 @@ class BlobCalls:
         if reply.status != 200:
             # Where it leads is signed for GET; a HEAD would be refused there (ECR.md §3).
             return await self._measure(repository, digest, patient=patient)
-        return _read_size(reply.headers.get("Content-Length"))
+        return read_number(reply.headers.get("Content-Length"))
 
     @asynccontextmanager
     async def open_blob(
@@ -174,7 +175,7 @@ def _open_stream(
     response: aiohttp.ClientResponse, what: What, start: int, end: int | None
 ) -> BlobStream:
     if response.status == 200:
-        total = _read_size(response.headers.get("Content-Length"))
+        total = read_number(response.headers.get("Content-Length"))
         return BlobStream(response, what, total=total, start=0, end=total)
     value = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(value.strip())
@@ -189,7 +190,3 @@ def _open_stream(
             f"from byte {start} to {'the end' if end is None else end - 1}"
         )
     return BlobStream(response, what, total=total, start=first, end=last + 1)
-
-
-def _read_size(value: str | None) -> int | None:
-    return int(value) if value and value.isascii() and value.isdigit() else None

@@ -15,7 +15,7 @@ from proxy.upstream.values import Page, Referrers
 
 _MAX_PAGE_BYTES: Final = 32 * 1024 * 1024
 _ECR_MAX_N: Final = 1000  # more is refused (ECR.md §3)
-_LINK: Final = re.compile(r"<([^>]*)>([^<]*)")
+_LINK: Final = re.compile(r"<([^<>]*)>([^<]*)")
 _REL_NEXT: Final = re.compile(r""";\s*rel\s*=\s*["']?next\b""", re.IGNORECASE)
 
 

@@ -13,6 +13,7 @@ from proxy.oci import MAX_MANIFEST_BYTES, Digest, Manifest, Reference, Repositor
 from proxy.peer import AGE_HEADER
 from proxy.upstream.client import Call, Client, Reply
 from proxy.upstream.errors import Kind
+from proxy.upstream.numbers import read_number
 from proxy.upstream.transport import Sending
 from proxy.upstream.values import ManifestHead, PutReply
 
@@ -36,11 +37,10 @@ class ManifestCalls:
         headers = {"Cache-Control": "no-cache"} if patient else {}
         call = self._read_call("HEAD", repository, reference, headers)
         reply = await self._client.ask(replace(call, patient=patient))
-        size = reply.headers.get("Content-Length", "")
         return ManifestHead(
             digest=reference if isinstance(reference, Digest) else _find_digest(reply),
             media_type=_media_type(reply),
-            size=int(size) if size.isascii() and size.isdigit() else None,
+            size=read_number(reply.headers.get("Content-Length")),
             age=_find_age(reply),
         )
 
@@ -139,8 +139,7 @@ def _find_digest(reply: Reply) -> Digest | None:
 
 
 def _find_age(reply: Reply) -> float | None:
-    age = reply.headers.get(AGE_HEADER, "")
-    return float(age) if age.isascii() and age.isdigit() else None
+    return read_number(reply.headers.get(AGE_HEADER))
 
 
 def _media_type(reply: Reply) -> str:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from proxy.upstream.numbers import read_number
 from proxy.upstream.values import Tuning
 
 # 429: ECR's rates (ECR.md §4). 503: how S3 throttles (§3). The rest: an outage of a moment.
@@ -21,11 +22,11 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     """The seconds that a Retry-After header asks for (RFC 9110 §10.2.3), None if it is none."""
     if value is None:
         return None
-    if value.strip().isascii() and value.strip().isdigit():
-        return float(value)
+    if (seconds := read_number(value)) is not None:
+        return float(seconds)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year, or a zone, of many digits
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

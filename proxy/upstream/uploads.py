@@ -13,6 +13,7 @@ from proxy.oci import Digest, RepositoryName
 from proxy.upstream.client import Call, Client, Reply
 from proxy.upstream.errors import Kind, What
 from proxy.upstream.locations import resolve
+from proxy.upstream.numbers import read_number
 from proxy.upstream.transport import Dropped, Pool, Sending
 from proxy.upstream.values import Body, Upload
 
@@ -150,10 +151,10 @@ class UploadCalls:
         given = reply.headers.get("Location")
         if given is None and location is None:
             raise BadGateway(f"{self._client.name} opened an upload for {what} without a Location")
-        least = reply.headers.get("OCI-Chunk-Min-Length", "")
+        least = read_number(reply.headers.get("OCI-Chunk-Min-Length"))
         return Upload(
             location=resolve(given, base=reply.url) if given is not None else location or "",
-            min_part=int(least) if least.isascii() and least.isdigit() else min_part,
+            min_part=min_part if least is None else least,
         )
 
 

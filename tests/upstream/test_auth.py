@@ -42,6 +42,11 @@ def test_bearer_challenge(headers: list[str], expected: BearerChallenge | None) 
     assert parse_bearer(headers) == expected
 
 
+def test_a_long_challenge_is_read_once() -> None:
+    """It would take hours if each letter of a word without a value began another attempt."""
+    assert parse_bearer(["Bearer x=y, " + "a" * 2_000_000]) is None
+
+
 def test_basic() -> None:
     assert basic("AWS", "pä:ss") == "Basic QVdTOnDDpDpzcw=="
     with pytest.raises(ValueError, match="colon"):

@@ -90,6 +90,17 @@ async def test_expired_token_is_replaced_in_time(plain: Registry, server: FakeSe
     assert used == [None, "Bearer long", "Bearer long"]
 
 
+@pytest.mark.parametrize("lifetime", ["1e400", "9" * 400, "NaN", '"soon"', "[]"])
+async def test_token_whose_life_is_no_number_is_used_until_it_is_refused(
+    plain: Registry, server: FakeServer, lifetime: str
+) -> None:
+    server.tell("GET", PATH, challenge(server), FOUND)
+    server.tell("GET", TOKEN, Answer(200, b'{"token":"abc","expires_in":%b}' % lifetime.encode()))
+    await plain.get_manifest(REPO, LATEST)
+    await plain.get_manifest(REPO, LATEST)
+    assert server.targets("GET").count(TOKEN) == 1
+
+
 async def test_each_scope_has_a_token_of_its_own(plain: Registry, server: FakeServer) -> None:
     push = f"repository:{REPO}:pull,push"
     asked = TOKEN.replace("pull", "pull%2Cpush")
@@ -124,6 +135,7 @@ async def test_realm_on_another_host_gets_nothing(
         (Answer(200, b"<html>"), BadGateway, "no token"),
         (Answer(200, b'{"token":"a\\nX-Injected: 1"}'), BadGateway, "no token"),
         (Answer(200, b"[]"), BadGateway, "no token"),
+        (Answer(200, b"[" * 100_000), BadGateway, "no token"),
     ],
 )
 async def test_no_token_is_told(

@@ -91,6 +91,12 @@ def test_last_of_a_link(target: str, last: str | None) -> None:
     assert find_last(target) == last
 
 
+async def test_a_link_that_never_ends_leads_nowhere(plain: Registry, server: FakeServer) -> None:
+    """Each `<` may begin one, and each would be looked for to the end."""
+    server.tell("GET", TAGS, tags("a", link="<" * 100_000))
+    assert await plain.list_tags(REPO) == Page(("a",), None)
+
+
 async def test_referrers_are_given_verbatim(plain: Registry, server: FakeServer) -> None:
     target = f"/v2/{REPO}/referrers/{SUBJECT}?artifactType=application%2Fx%2By"
     body = b'{ "schemaVersion": 2 , "manifests": [] }'

@@ -56,7 +56,8 @@ async def test_who_is_patient_refuses_stale_answers(
 
 
 @pytest.mark.parametrize(
-    ("text", "age"), [("77", 77.0), ("", None), ("-1", None), ("1e3", None), ("٣", None)]
+    ("text", "age"),
+    [("77", 77.0), ("", None), ("-1", None), ("1e3", None), ("٣", None), ("9" * 400, None)],
 )
 async def test_the_age_of_a_stale_answer_is_read(
     plain: Registry, server: FakeServer, text: str, age: float | None

@@ -25,6 +25,10 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         ("１２", None),
         ("Fri, 02 Jan 2026 03:04:35 GMT", 30.0),
         ("Fri, 02 Jan 2026 03:00:00 GMT", 0.0),
+        ("Fri, 02 Jan 99999999999 03:04:35 GMT", None),
+        ("Fri, 02 Jan 2026 03:04:35 +99999999999", None),
+        ("\x1f12", 12.0),
+        ("9" * 400, None),
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:

@@ -57,12 +57,15 @@ async def test_relative_location_becomes_absolute(
     assert await plain.start_upload(REPO) == Upload(server.url + expected, 0)
 
 
-async def test_least_chunk_is_what_upstream_says(plain: Registry, server: FakeServer) -> None:
-    headers = {"Location": UPLOAD, "OCI-Chunk-Min-Length": "1024"}
+@pytest.mark.parametrize(("text", "least"), [("1024", 1024), ("-1", 0), ("9" * 5000, 0)])
+async def test_least_chunk_is_what_upstream_says(
+    plain: Registry, server: FakeServer, text: str, least: int
+) -> None:
+    headers = {"Location": UPLOAD, "OCI-Chunk-Min-Length": text}
     server.tell("POST", START, Answer(202, b"", headers))
     upload = await plain.start_upload(REPO)
     assert upload is not None
-    assert upload.min_part == 1024
+    assert upload.min_part == least
 
 
 async def test_other_algorithm_is_announced(plain: Registry, server: FakeServer) -> None:
