@@ -15,12 +15,14 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from proxy.cache import PATIENCE, BlobStore, CacheError, Patience, RecordStore, load_secret
+from proxy.cache.fill import Fill
 from proxy.config import RegistrySettings, Settings
 from proxy.event_log import EventLog
 from proxy.events import Events
-from proxy.gauges import watch_cache, watch_pushes
+from proxy.gauges import watch_cache, watch_limits, watch_pushes
 from proxy.handlers.api import RegistryApi
 from proxy.handlers.blobs import BlobHandlers
+from proxy.handlers.bodies import Bodies
 from proxy.handlers.control import listening
 from proxy.handlers.draining import Draining
 from proxy.handlers.health import HealthHandlers
@@ -31,6 +33,7 @@ from proxy.handlers.replies import render_errors
 from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
 from proxy.refusals import Refusals
+from proxy.services.admission import WAIT_SECONDS, Admission
 from proxy.services.blobs import Blobs
 from proxy.services.completeness import Completeness
 from proxy.services.debts import Debts, Owed
@@ -83,13 +86,15 @@ class Timing:
     """When and for how long, where no setting says it; in tests, time runs out sooner.
 
     `rounds` of the background verify, `tuning` of what is asked upstream, `patience` with a blob
-    that breaks off; by `clock`, in seconds, what upstream has said grows old, and what is to
-    outlive a restart does so by `now`, in seconds since the epoch.
+    that breaks off; `fill_wait` is how many seconds a reader waits for a download to begin. By
+    `clock`, in seconds, what upstream has said grows old, and what is to outlive a restart does so
+    by `now`, in seconds since the epoch.
     """
 
     rounds: Rounds = field(default_factory=Rounds)
     tuning: Tuning = field(default_factory=Tuning)
     patience: Patience = PATIENCE
+    fill_wait: float = WAIT_SECONDS
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
 
@@ -269,7 +274,11 @@ async def build(
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, debts.expire))
 
         vouched = Vouched(clock=timing.clock)
-        blobs = Blobs(store, proofs, existence, debts, vouched, events, clock=timing.clock)
+        limits = settings.limits
+        admission: Admission[Fill] = Admission(limits.max_fills, refusals, wait=timing.fill_wait)
+        blobs = Blobs(
+            store, proofs, existence, debts, vouched, admission, events, clock=timing.clock
+        )
         tags = Tags(
             records,
             events,
@@ -286,25 +295,41 @@ async def build(
         manifests = Manifests(known, tags, recognized, completeness, vouched, events)
         stack.push_async_callback(manifests.close)
         pushes = Pushes(known, completeness, debts, openings, existence, proofs, leases, events)
-        uploads = Uploads(store, UploadTokens(secret), openings, debts, existence)
+        uploads = Uploads(
+            store,
+            UploadTokens(secret),
+            openings,
+            debts,
+            existence,
+            refusals,
+            most=limits.max_uploads_per_client,
+            max_size=limits.max_upload_size,
+        )
         stack.push_async_callback(uploads.close)
         await stack.enter_async_context(_every(_EXPIRY_SECONDS, uploads.expire))
 
         app = web.Application()
         draining.watch(app)
         app.middlewares.append(render_errors)
+        bodies = Bodies(refusals, timeout=limits.body_timeout)
         RegistryApi(
             registries,
             blobs=BlobHandlers(blobs),
             manifests=ManifestHandlers(
-                manifests, pushes, {r.name: r.show for r in settings.registries}
+                manifests,
+                pushes,
+                {r.name: r.show for r in settings.registries},
+                bodies,
+                refusals,
+                max_size=limits.max_manifest_size,
             ),
-            uploads=UploadHandlers(uploads, registries),
+            uploads=UploadHandlers(uploads, registries, bodies),
             listings=ListingHandlers(Listings()),
         ).add_to(app)
         HealthHandlers(registries).add_to(app)
         watch_cache(store, metrics)
         watch_pushes(uplinks, metrics)
+        watch_limits(admission, uploads, metrics)
         MetricsHandlers(metrics).add_to(app)
 
         if settings.verify_rate:

@@ -40,9 +40,16 @@ class Answer:
 class Client:
     """Asks a registry over plain HTTP, following nothing and decoding nothing."""
 
-    def __init__(self, url: str, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, url: str, *, headers: Mapping[str, str] | None = None, source: str | None = None
+    ) -> None:
+        """`source` is the address that it comes from, where that matters."""
         self._url = URL(url)
-        self.session = aiohttp.ClientSession(headers=headers, auto_decompress=False)
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(local_addr=(source, 0)) if source else None,
+            headers=headers,
+            auto_decompress=False,
+        )
 
     def url_of(self, path: str) -> URL:
         return self._url.join(URL(path, encoded=True))

@@ -158,6 +158,14 @@ class Fill:
         while not self._progress.ended:
             await self._progress.signal.wait()
 
+    def when_over(self, call: Callable[[], None]) -> None:
+        """Have something called, later, when nothing of it runs any more."""
+        if self._task is None:
+            asyncio.get_running_loop().call_soon(call)
+        else:
+            # Not as it reports its end: one that is given up still runs then.
+            self._task.add_done_callback(lambda _: call())
+
     async def _run(self) -> None:
         progress = self._progress
         failure: Exception | None = None

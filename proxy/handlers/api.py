@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from aiohttp import web
@@ -63,4 +64,5 @@ class RegistryApi:
                 return await self._listings.repositories(request, registry)
             case _:
                 target = await self._registries.resolve(route.name, request.query.get("ns"))
+                target = replace(target, client=request.remote or "")
                 return await self._handlers[route.noun, request.method](request, route, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -25,13 +26,20 @@ class BlobHandlers:
         digest = _digest(route)
         wanted = Range.parse(request.headers.get("Range"))
         first = wanted.first if wanted is not None and wanted.first is not None else 0
-        blob = await self._blobs.open(target, digest, first)
+
+        async def left() -> None:
+            while request.transport is not None:  # noqa: ASYNC110 aiohttp tells nobody of it
+                await asyncio.sleep(_LOOK_SECONDS)
+
+        blob = await self._blobs.open(target, digest, first, left=left)
         if isinstance(blob, OnDisk):
             try:
                 with blob.pin:
                     return await _send_file(request, digest, blob, wanted)
             except FileUnusable as error:
-                blob = await self._blobs.reopen(target, digest, str(error), lost=error.lost)
+                blob = await self._blobs.reopen(
+                    target, digest, str(error), lost=error.lost, left=left
+                )
             except FileDamaged as error:
                 await self._blobs.discard(target, digest, str(error))
                 return error.response
@@ -49,6 +57,8 @@ class BlobHandlers:
         return reply(202)
 
 
+# Whether a client that waits is there still is looked at so often.
+_LOOK_SECONDS: Final = 0.5
 # A blob of so few bytes is read in one go: sending a file costs more than that.
 _SMALL: Final = 64 * 1024
 

@@ -11,12 +11,13 @@ from aiohttp import web
 
 from proxy.buildcache import Want
 from proxy.errors import ManifestInvalid, ManifestTooLarge, TagInvalid
-from proxy.handlers.bodies import read_body
+from proxy.handlers.bodies import Bodies
 from proxy.handlers.replies import head_reply, location, reply
 from proxy.handlers.routes import Route
 from proxy.handlers.viewer import Show, asks_to_push, choose
-from proxy.oci import MAX_MANIFEST_BYTES, Reference, Tag
+from proxy.oci import Reference, Tag
 from proxy.peer import AGE_HEADER, PEER_HEADER
+from proxy.refusals import Reason, Refusals
 from proxy.services.manifests import Manifests
 from proxy.services.pushes import Pushes
 from proxy.services.registries import Target
@@ -26,12 +27,27 @@ _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+/-]{1,255}(?:;[ -~]{0,255})?
 
 
 class ManifestHandlers:
-    """Renders manifests. `show` forces the form that readers of a cache get, by registry."""
+    """Renders manifests. `show` forces the form that readers of a cache get, by registry.
 
-    def __init__(self, manifests: Manifests, pushes: Pushes, show: Mapping[str, Show]) -> None:
+    None of more than `max_size` bytes is taken.
+    """
+
+    def __init__(
+        self,
+        manifests: Manifests,
+        pushes: Pushes,
+        show: Mapping[str, Show],
+        bodies: Bodies,
+        refusals: Refusals,
+        *,
+        max_size: int,
+    ) -> None:
         self._manifests = manifests
         self._pushes = pushes
         self._show = show
+        self._bodies = bodies
+        self._refusals = refusals
+        self._max_size = max_size
 
     async def get(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         want = self._want(request, target)
@@ -62,7 +78,7 @@ class ManifestHandlers:
         return head_reply(head.size, headers)
 
     async def put(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
-        content = await _read_manifest(request)
+        content = await self._read(request)
         media_type = _media_type(request, content)
         pushed = await self._pushes.put(
             target, _reference(route), content, media_type, tags=_tags(request)
@@ -85,6 +101,23 @@ class ManifestHandlers:
     ) -> web.StreamResponse:
         await self._pushes.delete(target, _reference(route))
         return reply(202)
+
+    async def _read(self, request: web.Request) -> bytes:
+        if (request.content_length or 0) > self._max_size:
+            raise self._too_large()
+        content = bytearray()
+        async for chunk in self._bodies.read(request, ManifestInvalid):
+            content += chunk
+            if len(content) > self._max_size:
+                raise self._too_large()
+        return bytes(content)
+
+    def _too_large(self) -> ManifestTooLarge:
+        self._refusals.count(Reason.MANIFEST_SIZE)
+        return ManifestTooLarge(
+            f"a manifest of more than {self._max_size} bytes (max-manifest-size) is not taken, and "
+            "no registry takes one of more than 4 MiB: make it name fewer layers"
+        )
 
     def _want(self, request: web.Request, target: Target) -> Want:
         return choose(
@@ -118,24 +151,6 @@ def _tags(request: web.Request) -> list[Tag]:
         return [Tag.parse(text) for text in request.query.getall("tag", [])]
     except ValueError as error:
         raise TagInvalid(str(error)) from error
-
-
-async def _read_manifest(request: web.Request) -> bytes:
-    if (request.content_length or 0) > MAX_MANIFEST_BYTES:
-        raise _too_large()
-    content = bytearray()
-    async for chunk in read_body(request, ManifestInvalid):
-        content += chunk
-        if len(content) > MAX_MANIFEST_BYTES:
-            raise _too_large()
-    return bytes(content)
-
-
-def _too_large() -> ManifestTooLarge:
-    return ManifestTooLarge(
-        f"a manifest of more than {MAX_MANIFEST_BYTES} bytes (4 MiB) is taken by no registry: "
-        "make it name fewer layers"
-    )
 
 
 def _media_type(request: web.Request, content: bytes) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from aiohttp import web
 
-from proxy.errors import BlobUploadInvalid, DigestInvalid
-from proxy.handlers.bodies import read_body
+from proxy.errors import BlobUploadInvalid, BlobUploadUnknown, DigestInvalid
+from proxy.handlers.bodies import Bodies
 from proxy.handlers.ranges import parse_chunk
 from proxy.handlers.replies import location, reply
 from proxy.handlers.routes import Route, parse_digest
@@ -19,18 +20,33 @@ from proxy.services.uploads import Uploads
 class UploadHandlers:
     """Renders uploads."""
 
-    def __init__(self, uploads: Uploads, registries: Registries) -> None:
+    def __init__(self, uploads: Uploads, registries: Registries, bodies: Bodies) -> None:
         self._uploads = uploads
         self._registries = registries
+        self._bodies = bodies
 
     async def start(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         if "mount" in request.query:
             return await self._mount(request, route, target)
-        token = await self._uploads.start(target)
-        if "digest" not in request.query:
-            return _accepted(request, route, token, 0)
+        if "digest" in request.query:
+            return await self._post(request, route, target)
+        return _accepted(request, route, await self._uploads.start(target), 0)
+
+    async def _post(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        """A blob in one request."""
         digest = parse_digest(request.query["digest"])
-        await self._uploads.finish(target, token, digest, _body(request), offset=None)
+        length = request.content_length
+        self._uploads.check_size(length or 0)
+        token = await self._uploads.start(target)
+        try:
+            await self._uploads.finish(
+                target, token, digest, self._body(request), offset=None, length=length
+            )
+        except BaseException:
+            # Its client knows no location, so nobody could go on with it.
+            with suppress(BlobUploadUnknown):
+                await self._uploads.cancel(target, token)
+            raise
         return _created(request, route, digest)
 
     async def _mount(
@@ -53,8 +69,11 @@ class UploadHandlers:
     async def append(
         self, request: web.Request, route: Route, target: Target
     ) -> web.StreamResponse:
-        offset = parse_chunk(request.headers.get("Content-Range"), request.content_length)
-        size = await self._uploads.append(target, route.token, _body(request), offset=offset)
+        length = request.content_length
+        offset = parse_chunk(request.headers.get("Content-Range"), length)
+        size = await self._uploads.append(
+            target, route.token, self._body(request), offset=offset, length=length
+        )
         return _accepted(request, route, route.token, size)
 
     async def finish(
@@ -64,7 +83,14 @@ class UploadHandlers:
         offset = None
         if request.body_exists:
             offset = parse_chunk(request.headers.get("Content-Range"), request.content_length)
-        await self._uploads.finish(target, route.token, digest, _body(request), offset=offset)
+        await self._uploads.finish(
+            target,
+            route.token,
+            digest,
+            self._body(request),
+            offset=offset,
+            length=request.content_length,
+        )
         return _created(request, route, digest)
 
     async def status(
@@ -79,10 +105,9 @@ class UploadHandlers:
         await self._uploads.cancel(target, route.token)
         return reply(204)
 
-
-def _body(request: web.Request) -> AsyncIterator[bytes]:
-    """What the client sends; a client that breaks off mid-body has sent an invalid upload."""
-    return read_body(request, BlobUploadInvalid)
+    def _body(self, request: web.Request) -> AsyncIterator[bytes]:
+        """What the client sends; a client that breaks off mid-body has sent an invalid upload."""
+        return self._bodies.read(request, BlobUploadInvalid)
 
 
 def _claimed(request: web.Request) -> Digest:

@@ -7,16 +7,18 @@ to ask, and that nobody gets a blob that upstream does not grant under the repos
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from proxy.cache import BlobStore, FillFailed, PinnedBlob
+from proxy.cache.fill import Fill
 from proxy.cache.sources import Tap
 from proxy.errors import BadGateway, BlobUnknown, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
+from proxy.services.admission import Admission
 from proxy.services.debts import Debts
 from proxy.services.existence import Existence
 from proxy.services.proofs import Proofs
@@ -28,6 +30,9 @@ from proxy.upstream import BlobStream
 FAR_AHEAD: Final = 16 * 1024 * 1024
 # How often it is told that older proofs are trusted.
 _TELL_SECONDS: Final = 60.0
+
+Left: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns when whoever asks for a blob has gone away. Called for those alone who must wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Blobs:
         existence: Existence,
         debts: Debts,
         vouched: Vouched,
+        admission: Admission[Fill],
         events: Events,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -89,6 +95,7 @@ class Blobs:
         self._existence = existence
         self._debts = debts
         self._vouched = vouched
+        self._admission = admission
         self._events = events
         self._clock = clock
         self._tell_at: dict[str, float] = {}  # by registry, when older proofs are in use
@@ -115,10 +122,13 @@ class Blobs:
                     size = pin.size
         return size
 
-    async def open(self, target: Target, digest: Digest, first: int) -> OnDisk | Streamed:
+    async def open(
+        self, target: Target, digest: Digest, first: int, *, left: Left
+    ) -> OnDisk | Streamed:
         """The blob under that repository; the client wants it from its byte `first` on.
 
-        Raises `BlobUnknown`, or what upstream answers.
+        Raises `BlobUnknown`, or what upstream answers; `Unavailable` where too many downloads run,
+        and `ReaderLeft` where the client left while it waited for that.
         """
         pin = self._store.find(digest)
         if pin is not None:
@@ -134,10 +144,10 @@ class Blobs:
             # was asked once, or else it was stored since.
             pin.release()
             reason = f"its file has {pin.size} bytes, and upstream says {size}"
-            return await self.reopen(target, digest, reason, lost=True)
+            return await self.reopen(target, digest, reason, lost=True, left=left)
         if first > FAR_AHEAD and not self._store.is_filling(digest):
             return await self._far(target, digest)
-        return await self._follow(target, digest)
+        return await self._follow(target, digest, left)
 
     async def delete(self, target: Target, digest: Digest) -> None:
         self._vouched.drop(target, digest)
@@ -149,7 +159,9 @@ class Blobs:
         finally:
             self._existence.drop(target, digest)  # what was heard meanwhile
 
-    async def reopen(self, target: Target, digest: Digest, reason: str, *, lost: bool) -> Streamed:
+    async def reopen(
+        self, target: Target, digest: Digest, reason: str, *, lost: bool, left: Left
+    ) -> Streamed:
         """The blob after all, where what `open` gave from disk cannot be read, for that reason.
 
         Its pin must be released by then. `lost`: nor can it be later, so it is fetched anew.
@@ -159,21 +171,23 @@ class Blobs:
         else:
             self._tell(Kind.TROUBLE, target, digest, 0, reason)
         # Where the file stays, the fill of a stored blob goes past it to upstream.
-        return await self._follow(target, digest)
+        return await self._follow(target, digest, left)
 
     async def discard(self, target: Target, digest: Digest, reason: str) -> None:
         """Take a blob out of the cache whose file is not what was stored."""
         if await self._store.remove(digest):
             self._tell(Kind.CORRUPT, target, digest, 0, reason)
 
-    async def _follow(self, target: Target, digest: Digest) -> Streamed:
+    async def _follow(self, target: Target, digest: Digest, left: Left) -> Streamed:
         while True:
-            unasked = self._store.is_filling(digest) or self._store.contains(digest)
+            unasked = self._is_here(digest)
             if unasked:
                 # Upstream's answer to the fill may have been to another repository.
                 await self._permit(target, digest)
             source = _UpstreamBlob(target, digest)
-            fill = self._store.fill(digest, source)
+            fill = await self._begin(target, digest, source, left)
+            if fill is None:
+                continue
             ours = fill.source is source
             # What was published while permission was asked for, or is about to be, is no download.
             kind = Kind.HIT if fill.is_whole else Kind.MISS if ours else Kind.JOIN
@@ -196,10 +210,32 @@ class Blobs:
             self._tell(kind, target, digest, total or 0)
             return Streamed(total, fill.reader)
 
+    async def _begin(
+        self, target: Target, digest: Digest, source: _UpstreamBlob, left: Left
+    ) -> Fill | None:
+        """The fill of a blob, a new one as soon as there is a place for it.
+
+        None where the blob came here while this one waited for that: whether it may be read has to
+        be asked then.
+        """
+        if self._is_here(digest):
+            return self._store.fill(digest, source)
+
+        def begin() -> Fill | None:
+            return None if self._is_here(digest) else self._store.fill(digest, source)
+
+        # By repository: whoever is let in may be refused what others are granted.
+        key = (*target.key, digest)
+        return await self._admission.begin(target.client, key, begin, left=left)
+
+    def _is_here(self, digest: Digest) -> bool:
+        return self._store.is_filling(digest) or self._store.contains(digest)
+
     async def _far(self, target: Target, digest: Digest) -> Streamed:
         """Straight from upstream, unstored: the size is asked first, as the reply names it.
 
-        What breaks off is continued where it stood, as a fill is.
+        What breaks off is continued where it stood, as a fill is. Unlike a fill it ends with its
+        reader, and holds nothing on disk: how many connections a client may have bounds it.
         """
         total = await self._existence.fetch(target, digest, patient=False)
         self._tell(Kind.BYPASS, target, digest, 0)

@@ -19,20 +19,25 @@ class UploadTokens:
         self._fernet = Fernet(key)
 
     def issue(self, name: str, target: Target) -> str:
-        """A token for the upload of that name to that repository."""
-        text = "\n".join((name, *target.key))
+        """A token for the upload of that name to that repository, begun by the target's client."""
+        text = "\n".join((name, *target.key, target.client))
         return self._fernet.encrypt(text.encode()).decode().rstrip("=")
 
-    def read(self, token: str, target: Target) -> str:
-        """The upload's name; `BlobUploadUnknown` for what was never issued for this repository."""
+    def read(self, token: str, target: Target) -> tuple[str, str]:
+        """The upload's name, and the client that began it.
+
+        Raises `BlobUploadUnknown` for what was never issued for this repository.
+        """
         padded = token + "=" * (-len(token) % 4)
         try:
-            name, *key = self._fernet.decrypt(padded.encode()).decode().split("\n")
-        except (InvalidToken, UnicodeError) as error:
+            text = self._fernet.decrypt(padded.encode()).decode()
+            # Last what may hold anything, as a user's name.
+            name, registry, repository, client = text.split("\n", 3)
+        except (InvalidToken, ValueError) as error:
             raise _unknown(target) from error
-        if tuple(key) != target.key:
+        if (registry, repository) != target.key:
             raise _unknown(target)
-        return name
+        return name, client
 
 
 def _unknown(target: Target) -> BlobUploadUnknown:

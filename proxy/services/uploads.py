@@ -13,18 +13,25 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from proxy.cache import BlobStore, CacheError, NoSpace, Spool
-from proxy.errors import BlobUploadUnknown, DigestInvalid, RangeInvalid, RegistryError
+from proxy.errors import (
+    BlobUploadUnknown,
+    DigestInvalid,
+    RegistryError,
+    UploadTooLarge,
+)
 from proxy.oci import Digest, RepositoryName
+from proxy.refusals import Reason, Refusals
 from proxy.services.debts import Debt, Debts
 from proxy.services.existence import Existence
 from proxy.services.openings import Openings
 from proxy.services.outgoing import UpstreamUpload
 from proxy.services.received import OnDisk, Received
 from proxy.services.registries import PushMode, Target
+from proxy.services.sessions import Session, Sessions
 from proxy.services.straight import Straight
 from proxy.services.tokens import UploadTokens
 from proxy.upstream import Upload
@@ -33,17 +40,6 @@ _log = logging.getLogger(__name__)
 
 _ALGORITHM: Final = "sha256"
 _IDLE_SECONDS: Final = 3600.0
-
-
-@dataclass(slots=True)
-class _Session:
-    """One upload of a client. `lock` is held by whoever changes any of it."""
-
-    name: str
-    target: Target
-    received: OnDisk | Straight
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    last_used: float = field(default_factory=time.monotonic)
 
 
 class Uploads:
@@ -56,18 +52,30 @@ class Uploads:
         openings: Openings,
         debts: Debts,
         existence: Existence,
+        refusals: Refusals,
+        *,
+        most: int,
+        max_size: int,
     ) -> None:
+        """`most`: how many one client may have open; `max_size`: of a blob, in bytes."""
         self._store = store
         self._tokens = tokens
         self._openings = openings
         self._debts = debts
         self._existence = existence
-        self._sessions: dict[str, _Session] = {}
+        self._refusals = refusals
+        self._max_size = max_size
+        self._sessions = Sessions(most, refusals)
+
+    @property
+    def open_count(self) -> int:
+        """How many clients have open, as far as they were heard of since the start."""
+        return self._sessions.count
 
     async def close(self) -> None:
         """Forget what is open; what lies on disk is found again by its location's token."""
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
+        for session in self._sessions.all():
+            self._sessions.remove(session)
             if isinstance(session.received, OnDisk):
                 await session.received.transfer.cancel(upstream=False)
                 await session.received.spool.close()
@@ -76,11 +84,13 @@ class Uploads:
         """Begin an upload and give the token that its location carries; raises upstream's words.
 
         Upstream is not asked where it has lately taken a push: it hears of the blob soon enough.
+        Raises `TooManyRequests`, before anybody is asked, where its client has too many open.
         """
-        upload = None
-        if not self._openings.were_taken(target):
-            upload = await self._openings.open(target, patient=True)
-        return await self._register(target, upload)
+        with self._sessions.room(target.client):
+            upload = None
+            if not self._openings.were_taken(target):
+                upload = await self._openings.open(target, patient=True)
+            return await self._register(target, upload)
 
     async def mount(
         self, target: Target, digest: Digest, source: RepositoryName | None
@@ -90,30 +100,48 @@ class Uploads:
         Where upstream does not mount, a blob that is on disk is sent from there, if whoever asks
         may read it under `source`; unless the manifest that names it would wait too long for that.
         """
-        upload = await self._openings.mount(target, digest, source)
-        if upload is None:
-            self._existence.add(target, digest, None)
-            return None
-        if source is not None and await self._may_read(replace(target, repository=source), digest):
-            may_owe = self._debts.has(target, digest) or self._debts.has_room(target, digest)
-            debt = self._debts.owe_stored(target, digest, upload) if may_owe else None
-            if debt is not None:
-                await self._keep_promise(debt)
+        with self._sessions.room(target.client):
+            upload = await self._openings.mount(target, digest, source)
+            if upload is None:
+                self._existence.add(target, digest, None)
                 return None
-        return await self._register(target, upload)
+            if source and await self._may_read(replace(target, repository=source), digest):
+                may_owe = self._debts.has(target, digest) or self._debts.has_room(target, digest)
+                debt = self._debts.owe_stored(target, digest, upload) if may_owe else None
+                if debt is not None:
+                    await self._keep_promise(debt)
+                    return None
+            return await self._register(target, upload)
+
+    def check_size(self, size: int) -> None:
+        """Raise `UploadTooLarge` for a blob of so many bytes, if it is."""
+        if size > self._max_size:
+            self._refusals.count(Reason.UPLOAD_SIZE)
+            raise UploadTooLarge(
+                f"a blob of more than {self._max_size} bytes (max-upload-size) is not taken; ECR "
+                "itself takes 52,000 MiB at most. Make the layer smaller, or raise the setting"
+            )
 
     async def append(
-        self, target: Target, token: str, body: AsyncIterator[bytes], *, offset: int | None
+        self,
+        target: Target,
+        token: str,
+        body: AsyncIterator[bytes],
+        *,
+        offset: int | None,
+        length: int | None,
     ) -> int:
         """Take more of a blob, beginning at `offset` if the client says where it stands.
 
-        Gives the bytes received in all. Raises `RangeInvalid` for another offset than that, and
+        `length` is the body's, in bytes, if that is known. Gives the bytes received in all. Raises
+        `RangeInvalid` for another offset than that, `UploadTooLarge`, which ends the upload, and
         upstream's words for what it refuses.
         """
         async with self._use(target, token) as session:
-            self._check_offset(session, offset)
-            await self._receive(session, body)
-            return session.received.size
+            session.check_offset(offset)
+            self.check_size(session.size + (length or 0))
+            await session.receive(body, self.check_size)
+            return session.size
 
     async def finish(
         self,
@@ -123,14 +151,16 @@ class Uploads:
         body: AsyncIterator[bytes],
         *,
         offset: int | None,
+        length: int | None,
     ) -> None:
         """Take what is left, and commit the blob: to the cache, and to upstream now or soon.
 
-        Raises `DigestInvalid` when the bytes hash to something else, and upstream's words.
+        Raises as `append`, and `DigestInvalid` when the bytes hash to something else.
         """
         async with self._use(target, token) as session:
-            self._check_offset(session, offset)
-            await self._receive(session, body)
+            session.check_offset(offset)
+            self.check_size(session.size + (length or 0))
+            await session.receive(body, self.check_size)
             if isinstance(session.received, Straight):
                 await self._finish_straight(session, session.received, digest)
                 return
@@ -139,16 +169,17 @@ class Uploads:
             except DigestInvalid:
                 await self._drop(session)
                 raise
+            session.received.transfer.resume()  # however slowly it came, it is here
             # ECR takes no blob without bytes (ECR.md §4), which its client should hear at once.
             if session.target.push_mode is PushMode.WRITE_BACK and session.received.size:
                 await self._owe(session, session.received, digest)
             else:
                 await self._write_through(session, session.received, digest)
-            self._sessions.pop(session.name, None)
+            self._sessions.remove(session)
 
     async def status(self, target: Target, token: str) -> int:
         """The bytes received so far; raises `BlobUploadUnknown`."""
-        return (await self._find(target, token)).received.size
+        return (await self._find(target, token)).size
 
     async def cancel(self, target: Target, token: str) -> None:
         async with self._use(target, token) as session:
@@ -157,7 +188,7 @@ class Uploads:
     async def expire(self) -> None:
         """Drop uploads that no client has touched for an hour."""
         now = time.monotonic()
-        for session in list(self._sessions.values()):
+        for session in self._sessions.all():
             if now - session.last_used > _IDLE_SECONDS and not session.lock.locked():
                 async with session.lock:
                     await self._drop(session)
@@ -173,7 +204,7 @@ class Uploads:
             )
         except NoSpace:
             received = Straight(UpstreamUpload(target, self._openings, upload))
-        self._sessions[name] = _Session(name, target, received)
+        self._sessions.add(Session(name, target, target.client, received))
         return self._tokens.issue(name, target)
 
     def _on_disk(self, target: Target, spool: Spool, upload: Upload | None) -> OnDisk:
@@ -182,15 +213,17 @@ class Uploads:
         return OnDisk(spool, content, transfer)
 
     @asynccontextmanager
-    async def _use(self, target: Target, token: str) -> AsyncIterator[_Session]:
+    async def _use(self, target: Target, token: str) -> AsyncIterator[Session]:
         session = await self._find(target, token)
         async with session.lock:
-            if self._sessions.get(session.name) is not session:
+            if not self._sessions.has(session):
                 raise _unknown(target)  # finished or cancelled while this request waited
-            if isinstance(session.received, OnDisk):
-                session.received.transfer.resume()
+            session.resume()
             try:
                 yield session
+            except UploadTooLarge:
+                await self._drop(session)
+                raise
             except RegistryError:
                 if isinstance(session.received, OnDisk) and session.received.transfer.failure:
                     # It was refused for good; what there is of it is of no use.
@@ -198,26 +231,26 @@ class Uploads:
                 raise
             finally:
                 session.last_used = time.monotonic()  # a body may have taken longer than an hour
-                if self._sessions.get(session.name) is session and isinstance(
-                    session.received, OnDisk
-                ):
-                    session.received.transfer.pause()
+                if session.is_lost:
+                    self._sessions.remove(session)
+                elif self._sessions.has(session):
+                    session.pause()
 
-    async def _find(self, target: Target, token: str) -> _Session:
-        name = self._tokens.read(token, target)
-        session = self._sessions.get(name)
+    async def _find(self, target: Target, token: str) -> Session:
+        name, client = self._tokens.read(token, target)
+        session = self._sessions.find(name)
         if session is None:
-            session = await self._restore(name, target)
+            session = await self._restore(name, target, client)
         session.last_used = time.monotonic()
         return session
 
-    async def _restore(self, name: str, target: Target) -> _Session:
+    async def _restore(self, name: str, target: Target, client: str) -> Session:
         """After a restart: the bytes are on disk, and go upstream in a new upload."""
         spool = await self._store.open_spool(name, _ALGORITHM)
         if spool is None:
             raise _unknown(target)
         # Another request may have restored it while this one was reading the disk.
-        session = self._sessions.get(name)
+        session = self._sessions.find(name)
         if session is not None:
             await spool.close()
             return session
@@ -225,69 +258,31 @@ class Uploads:
         received.transfer.owe(spool.size)
         received.transfer.grow(spool.size)
         received.transfer.pause()  # whoever asks for it need not go on with it
-        session = self._sessions[name] = _Session(name, target, received)
+        session = Session(name, target, client, received)
+        self._sessions.add(session)
         return session
 
-    async def _drop(self, session: _Session) -> None:
+    async def _drop(self, session: Session) -> None:
         # In this order: while the bytes are on disk, whoever misses the session would restore it.
         received = session.received
         if isinstance(received, OnDisk):
             await received.spool.discard()
-        self._sessions.pop(session.name, None)
+        self._sessions.remove(session)
         if isinstance(received, OnDisk):
             await received.transfer.cancel()
         else:
             await received.cancel()
 
-    def _check_offset(self, session: _Session, offset: int | None) -> None:
-        size = session.received.size
-        if offset is not None and offset != size:
-            raise RangeInvalid(
-                f"this chunk begins at byte {offset}, but the upload to "
-                f"{session.target.repository} stands at {size}",
-                headers={"Range": f"0-{max(0, size - 1)}"},
-            )
-
-    # Receiving
-
-    async def _receive(self, session: _Session, body: AsyncIterator[bytes]) -> None:
-        """Take a body in; it goes upstream meanwhile, and never runs far ahead of that."""
-        async for chunk in body:
-            spool = None
-            if isinstance(session.received, OnDisk):
-                if await session.received.append(chunk):
-                    continue
-                # The disk is full: what upstream has not got goes on through memory, unstored.
-                spool = session.received.spool
-                session.received = Straight(await session.received.transfer.halt())
-            try:
-                if spool is not None:
-                    await self._leave_disk(spool, session.received)
-                await session.received.append(chunk)
-            except BaseException:
-                # What of it is upstream is not known any more, nor is it here: the client has to
-                # begin anew, and hears so from now on.
-                self._sessions.pop(session.name, None)
-                raise
-
-    async def _leave_disk(self, spool: Spool, straight: Straight) -> None:
-        try:
-            # All of it may be owed, after a restart or a failure.
-            async for piece in spool.read(straight.size, spool.size):
-                await straight.append(piece)
-        finally:
-            await spool.discard()
-
     # Committing
 
-    async def _finish_straight(self, session: _Session, straight: Straight, digest: Digest) -> None:
+    async def _finish_straight(self, session: Session, straight: Straight, digest: Digest) -> None:
         try:
             await straight.commit(digest)
         finally:
-            self._sessions.pop(session.name, None)
+            self._sessions.remove(session)
         self._debts.paid(session.target, digest, straight.size)
 
-    async def _write_through(self, session: _Session, received: OnDisk, digest: Digest) -> None:
+    async def _write_through(self, session: Session, received: OnDisk, digest: Digest) -> None:
         received.transfer.finish(digest, received.size)
         try:
             await received.transfer.settled()
@@ -297,7 +292,7 @@ class Uploads:
         await received.publish(digest)
         self._debts.paid(session.target, digest, received.size)
 
-    async def _owe(self, session: _Session, received: OnDisk, digest: Digest) -> None:
+    async def _owe(self, session: Session, received: OnDisk, digest: Digest) -> None:
         """Let the client go on as soon as the blob is on disk for good."""
         if not self._debts.has(session.target, digest):
             # From here on it is sent, however small: what is owed in all grows less by that alone,
@@ -308,7 +303,7 @@ class Uploads:
             except BaseException:
                 await self._drop(session)  # it is that blob now, and takes no more
                 raise
-        self._sessions.pop(session.name, None)  # the blob is the debt's affair now
+        self._sessions.remove(session)  # the blob is the debt's affair now
         known = self._debts.find(session.target, digest)
         if known is not None:  # somebody else has just pushed it, or while this one waited
             await received.transfer.cancel()

@@ -7,7 +7,6 @@ import json
 
 import pytest
 
-from proxy.handlers import bodies
 from proxy.standin import Fault, StandIn
 from tests.running import RunningProxy
 
@@ -49,22 +48,6 @@ async def test_a_body_is_taken_as_it_is_whatever_coding_it_claims(proxy: Running
     )
     assert reply.startswith(b"HTTP/1.1 405 ")
     assert b"Invalid JSON syntax" in reply
-
-
-@pytest.mark.parametrize("path", ["manifests/t", "blobs/uploads/"])
-async def test_a_body_that_stops_coming_is_given_up(
-    proxy: RunningProxy, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    """aiohttp tells a handler nothing of a broken chunk, and it would wait for ever."""
-    monkeypatch.setattr(bodies, "IDLE_SECONDS", 0.05)
-    location, method = f"/v2/app/{path}", "PUT"
-    if path.startswith("blobs"):
-        location = (await proxy.client.ask("POST", location)).headers["Location"]
-        method = "PATCH"
-    head = f"{method} {location} HTTP/1.1\r\nHost: proxy\r\nTransfer-Encoding: chunked\r\n\r\n"
-    reply = await _send(proxy, head.encode(), b"no chunk\r\n")
-    assert reply.startswith(b"HTTP/1.1 400 ")
-    assert b"the body stopped coming" in reply
 
 
 async def test_a_clients_long_credentials_are_no_error(proxy: RunningProxy) -> None:
