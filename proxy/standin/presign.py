@@ -26,18 +26,26 @@ class Verdict(Enum):
 
 
 class Presigner:
-    """Signs and checks with a secret of its own."""
+    """Signs and checks with a secret of its own.
 
-    def __init__(self, *, region: str, lifetime: float) -> None:
+    The rest is how the secrets in a URL begin: key, session token, signature.
+    """
+
+    def __init__(
+        self, *, region: str, lifetime: float, key_id: str, session_token: str, signature: str
+    ) -> None:
         self.lifetime = lifetime
         self._region = region
+        self._key_id = key_id
+        self._session_token = session_token
+        self._signature_start = signature
         self._secret = secrets.token_bytes(32)
 
     def sign(self, host: str, path: str, now: datetime) -> str:
         """`path?query` for a GET of `path` at `host`, good for `lifetime` seconds from `now`."""
-        scope = f"ASIASTANDIN/{now:%Y%m%d}/{self._region}/s3/aws4_request"
+        scope = f"{self._key_id}/{now:%Y%m%d}/{self._region}/s3/aws4_request"
         # "+" and "/" and "=" in there, escaped: a client that re-encodes the URL changes them.
-        session = "IQoJb3JpZ2luX2VjE+/" + secrets.token_urlsafe(24) + "+/="
+        session = f"{self._session_token}+/{secrets.token_urlsafe(24)}+/="
         query = "&".join(
             (
                 f"X-Amz-Security-Token={quote(session, safe='')}",
@@ -62,7 +70,7 @@ class Presigner:
 
     def _signature(self, method: str, host: str, target: str) -> str:
         text = f"{method}\n{host.lower()}\n{target}".encode()
-        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+        return self._signature_start + hmac.new(self._secret, text, hashlib.sha256).hexdigest()
 
 
 def expiry(target: str) -> datetime:

@@ -28,6 +28,7 @@ class Principals:
             settings.secret_access_key,
             f"arn:aws:iam::{settings.account}:user/stand-in",
         )
+        self._settings = settings
         self.keys = {user.id: user}
         self.roles = {role.arn: role for role in settings.roles}
         self.user = user
@@ -54,10 +55,10 @@ class Principals:
             )
         account, name = arn.split(":")[4], arn.rpartition("/")[2]
         key = AccessKey(
-            "ASIA" + secrets.token_hex(8).upper(),
-            secrets.token_urlsafe(30),
+            self._settings.role_key_id + secrets.token_hex(8).upper(),
+            self._settings.role_secret + secrets.token_urlsafe(30),
             f"arn:aws:sts::{account}:assumed-role/{name}/{session}",
-            session_token=secrets.token_urlsafe(120),
+            session_token=self._settings.session_token + secrets.token_urlsafe(120),
         )
         self.keys[key.id] = key
         return key

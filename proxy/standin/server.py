@@ -48,7 +48,13 @@ class StandIn:
         self.settings = settings or StandInSettings()
         self.faults = Faults()
         self.state = State(self.settings)
-        self.presigner = Presigner(region=self.settings.region, lifetime=self.settings.url_lifetime)
+        self.presigner = Presigner(
+            region=self.settings.region,
+            lifetime=self.settings.url_lifetime,
+            key_id=self.settings.url_key_id,
+            session_token=self.settings.url_session_token,
+            signature=self.settings.url_signature,
+        )
         self._journal = Journal(self.settings.recorded_requests)
         self._listen = listen
         self._port = port

@@ -51,6 +51,7 @@ class State:
             self.clock,
             lifetime=settings.token_lifetime,
             size=settings.token_size,
+            payload=settings.token_payload,
         )
         self.principals = Principals(settings)
         self.policy = Policy(settings.region, list(settings.denials))

@@ -52,13 +52,20 @@ class Token:
 
 
 class Tokens:
-    """Issues and checks. Passwords have the shape of ECR's: base64 of a JSON object."""
+    """Issues and checks. Passwords have the shape of ECR's: base64 of a JSON object.
 
-    def __init__(self, secret: bytes, clock: Clock, *, lifetime: float, size: int) -> None:
+    `payload` is in each of them, such that its base64 is a part of the password's.
+    """
+
+    def __init__(
+        self, secret: bytes, clock: Clock, *, lifetime: float, size: int, payload: str = ""
+    ) -> None:
         self.lifetime = lifetime
         self._secret = secret
         self._clock = clock
         self._size = size
+        # 13 characters come before it in the JSON text, and base64 takes three at a time.
+        self._payload = f"**{payload}"
         self._number = 0
         self._revoked_to = 0
 
@@ -66,7 +73,7 @@ class Tokens:
         self._number += 1
         expires_at = self._clock.now() + self.lifetime
         facts: dict[str, Any] = {
-            "payload": "",
+            "payload": self._payload,
             "principal": principal,
             "number": self._number,
             "version": "2",
@@ -75,7 +82,7 @@ class Tokens:
         }
         # base64 twice over `AWS:` and the JSON text; the payload fills it up to the wanted size.
         room = self._size * 9 // 16 - len(json.dumps(facts)) - 100
-        facts["payload"] = base64.b64encode(secrets.token_bytes(max(24, room * 3 // 4))).decode()
+        facts["payload"] += base64.b64encode(secrets.token_bytes(max(24, room * 3 // 4))).decode()
         facts["signature"] = self._sign(facts)
         password = base64.b64encode(json.dumps(facts).encode()).decode()
         return Token(password, principal, expires_at, self._number)
