@@ -54,7 +54,14 @@ from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
 from proxy.services.uplink import Uplinks
 from proxy.services.uploads import Uploads
 from proxy.services.vouched import Vouched
-from proxy.upstream import NewRepositories, Registry, RegistryConfig, Tuning, open_registry
+from proxy.upstream import (
+    NewRepositories,
+    Registry,
+    RegistryConfig,
+    Trust,
+    Tuning,
+    open_registry,
+)
 
 _log = logging.getLogger(__name__)
 _access_log = logging.getLogger("proxy.access")
@@ -127,9 +134,17 @@ class _AccessLogger(AbstractAccessLogger):
 
 
 async def _open_registries(
-    settings: Settings, events: Events, stack: AsyncExitStack, tuning: Tuning
+    settings: Settings,
+    events: Events,
+    refusals: Refusals,
+    stack: AsyncExitStack,
+    tuning: Tuning,
 ) -> Registries:
     """All at once: each may have to wait a moment for AWS."""
+    try:
+        trust = Trust() if settings.ca_bundle is None else Trust.read(settings.ca_bundle)
+    except ValueError as error:
+        raise StartError(f"ca-bundle: {error}") from error
 
     async def open_one(registry: RegistrySettings) -> Registry:
         try:
@@ -137,6 +152,8 @@ async def _open_registries(
                 _registry_config(registry),
                 proxies=settings.proxies,
                 events=events,
+                refusals=refusals,
+                trust=trust,
                 tuning=tuning,
             )
         except ValueError as error:
@@ -175,6 +192,8 @@ def _registry_config(registry: RegistrySettings) -> RegistryConfig:
         password=registry.password,
         access_key_id=registry.access_key_id,
         secret_access_key=registry.secret_access_key,
+        client_cert_file=registry.client_cert_file,
+        client_key_file=registry.client_key_file,
         redirect_hosts=registry.redirect_hosts,
         new_repositories=None if new is None else NewRepositories(**asdict(new)),
     )
@@ -240,7 +259,7 @@ async def build(
             secret = await load_secret(store.space.layout)
         except CacheError as error:
             raise StartError(str(error)) from error
-        registries = await _open_registries(settings, events, stack, timing.tuning)
+        registries = await _open_registries(settings, events, refusals, stack, timing.tuning)
 
         proofs = Proofs(stale_seconds=settings.stale_if_error, clock=timing.clock)
         leases = Leases(store, clock=timing.clock)

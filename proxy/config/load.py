@@ -39,7 +39,9 @@ _AWS: Final = frozenset(
         "new_repositories",
     }
 )
-_BASIC: Final = frozenset({"username", "password", "password_file"})
+_BY_URL: Final = frozenset(
+    {"username", "password", "password_file", "client_cert_file", "client_key_file"}
+)
 
 
 def load_settings(flags: Mapping[str, object]) -> Settings:
@@ -200,6 +202,8 @@ def _resolve(table: Table, sources: Sources, given: Given) -> RegistrySettings:
         role_session_name=table.role_session_name or "ecr-cache-proxy",
         username=table.username,
         password=_read_password(table),
+        client_cert_file=table.client_cert_file,
+        client_key_file=table.client_key_file,
         redirect_hosts=table.redirect_hosts,
         rewrite=rewrite or "auto",
         show=show or "auto",
@@ -237,7 +241,7 @@ def _problem(table: Table) -> str | None:
     """What is wrong with a table's keys taken together."""
     if (table.host is None) == (table.url is None):
         return "give either host (ECR) or url (any other registry)"
-    misplaced = sorted(table.model_fields_set & (_AWS if table.host is None else _BASIC))
+    misplaced = sorted(table.model_fields_set & (_AWS if table.host is None else _BY_URL))
     if misplaced:
         owner = "ECR, given by host" if table.host is None else "a registry given by url"
         return f"{kebab(misplaced[0])} is for {owner}"
@@ -247,6 +251,8 @@ def _problem(table: Table) -> str | None:
         return "give either password or password-file"
     if (table.username is None) != (table.password is None and table.password_file is None):
         return "username and a password go together"
+    if (table.client_cert_file is None) != (table.client_key_file is None):
+        return "client-cert-file and client-key-file go together"
     return None
 
 

@@ -79,6 +79,7 @@ _PATHS: Final = frozenset(
     {
         *("cache-dir", "password-file", "htpasswd-file", "token-file", "ca-bundle"),
         *("tls-cert-file", "tls-key-file", "tls-client-ca-file"),
+        *("client-cert-file", "client-key-file"),
     }
 )
 

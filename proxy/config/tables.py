@@ -80,6 +80,8 @@ class Table(BaseModel):
     username: str | None = None
     password: SecretStr | None = None
     password_file: Annotated[Path, BeforeValidator(parse_path)] | None = None
+    client_cert_file: Annotated[Path, BeforeValidator(parse_path)] | None = None
+    client_key_file: Annotated[Path, BeforeValidator(parse_path)] | None = None
     redirect_hosts: tuple[str, ...] = ()
     rewrite: Rewrite | None = None
     show: Show | None = None

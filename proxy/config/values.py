@@ -78,7 +78,8 @@ class RegistrySettings:
     `name` is the host as clients write it, `url` the base URL of its registry API where that is
     not `https://name`. `ecr` says how it was given: by host (ECR, tokens from AWS) or by URL (any
     registry; `username` and `password`, or nothing). `api_url` is the endpoint of ECR's JSON API
-    when it is not AWS's. `new_repositories` is None where none may be created. No file sets the
+    when it is not AWS's. The client's certificate and key (PEM) are for a registry that asks for
+    one. `new_repositories` is None where none may be created. No file sets the
     access key: it is for the demo's stand-in alone.
     """
 
@@ -95,6 +96,8 @@ class RegistrySettings:
     secret_access_key: str | None = field(default=None, repr=False)
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
     redirect_hosts: tuple[str, ...] = ()
     rewrite: Rewrite = "auto"
     show: Show = "auto"
@@ -195,7 +198,8 @@ class Settings:
     access: AccessSettings = field(default_factory=AccessSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     ca_bundle: Path | None = None
-    proxies: Mapping[str, str] = field(default_factory=dict)
+    # They may hold passwords.
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

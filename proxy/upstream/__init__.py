@@ -9,6 +9,7 @@ from __future__ import annotations
 from proxy.upstream.blobs import BlobStream
 from proxy.upstream.hosts import EcrHost, parse_host
 from proxy.upstream.registry import Registry, open_registry
+from proxy.upstream.trust import Trust
 from proxy.upstream.values import (
     BlobState,
     Body,
@@ -34,6 +35,7 @@ __all__ = [
     "Referrers",
     "Registry",
     "RegistryConfig",
+    "Trust",
     "Tuning",
     "Upload",
     "open_registry",

@@ -9,6 +9,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import boto3
@@ -16,11 +17,13 @@ import botocore.session
 from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from botocore.exceptions import ClientError
+from botocore.httpsession import get_cert_path
 from yarl import URL
 
 from proxy.errors import RegistryError, Unavailable
 from proxy.upstream.aws_errors import explain, explain_answer, is_answer, no_credentials
 from proxy.upstream.transport import choose_proxy
+from proxy.upstream.trust import Trust, TrustFile
 from proxy.upstream.values import RegistryConfig
 
 T = TypeVar("T")
@@ -58,6 +61,7 @@ class Aws:
         fips: bool = False,
         dualstack: bool = False,
         proxies: Mapping[str, str],
+        trust: Trust | None = None,
     ) -> None:
         self._config = config
         self._region = region
@@ -67,6 +71,8 @@ class Aws:
             if on
         }
         self._proxies = dict(proxies)
+        self._trust = trust or Trust()
+        self._trusted: TrustFile | None = None
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
         self._clients: dict[str, Any] = {}
@@ -110,9 +116,12 @@ class Aws:
 
         A thread inside boto3 cannot be interrupted; one that still runs dies with the process.
         """
+        left: set[asyncio.Future[Any]] = set()
         if self._running:
-            await asyncio.wait(self._running, timeout=wait)
+            _, left = await asyncio.wait(self._running, timeout=wait)
         self._forget(self._session)
+        if self._trusted is not None and not left:
+            self._trusted.close()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         # A daemon thread of our own: the interpreter would wait for an executor's at exit, for as
@@ -212,6 +221,7 @@ class Aws:
             _refuse_mfa(core, config.name)
         if self._region is not None:
             core.set_config_variable("region", self._region)
+        self._set_trust(core)
         credentials = core.get_credentials()
         if credentials is None:
             chain = core.get_component("credential_provider").providers
@@ -239,10 +249,30 @@ class Aws:
             make_client, source, config.role_arn, extra_args=extra
         )
         role = botocore.session.Session(profile=config.profile)
+        self._set_trust(role)
         role._credentials = DeferredRefreshableCredentials(
             refresh_using=fetcher.fetch_credentials, method="assume-role"
         )
         return boto3.Session(botocore_session=role)
+
+    def _set_trust(self, core: botocore.session.Session) -> None:
+        """Have every client of a session trust what we do beside what botocore would trust.
+
+        Also those that botocore makes by itself, to get credentials. It takes a file in place of
+        its own certificates (`AWS_CA_BUNDLE`), so that one holds both.
+        """
+        if not self._trust.adds:
+            return
+        if self._trusted is None:
+            path = Path(core.get_config_variable("ca_bundle") or get_cert_path(verify=True))
+            try:
+                self._trusted = self._trust.file_with(path)
+            except OSError as error:
+                raise Unavailable(
+                    f"no token for {self._config.name}: the certificates that AWS is to be known "
+                    f"by cannot be read from {path}: {error.strerror}"
+                ) from error
+        core.set_config_variable("ca_bundle", self._trusted.path)
 
     def _make(
         self, session: boto3.Session, service: str, region: str, endpoint: str | None, **keys: Any

@@ -138,7 +138,7 @@ def _explain(error: Exception, intro: str) -> RegistryError:
     if isinstance(error, boto.SSLError):
         return BadGateway(
             f"{intro}: no trusted TLS connection. {message}. "
-            "AWS_CA_BUNDLE names a file of certificates to trust"
+            "ca-bundle, or AWS_CA_BUNDLE for AWS alone, names a file of certificates to trust"
         )
     if isinstance(error, (boto.EndpointConnectionError, boto.ConnectionClosedError)):
         return BadGateway(

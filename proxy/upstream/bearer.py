@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
@@ -23,8 +23,9 @@ from proxy.events import Event, Events, Kind
 from proxy.singleflight import SingleFlight
 from proxy.upstream.auth import ANY, BearerChallenge, parse_bearer
 from proxy.upstream.errors import What, read_words, refused_credentials
-from proxy.upstream.locations import origin
-from proxy.upstream.transport import Request, Transport, translate_failure
+from proxy.upstream.failures import translate_failure
+from proxy.upstream.locations import is_host, is_safe, origin, shown
+from proxy.upstream.transport import Request, Transport
 from proxy.upstream.values import Tuning
 
 _MAX_TOKENS: Final = 1000
@@ -35,7 +36,7 @@ _USABLE: Final = 0.8
 
 @dataclass(slots=True)
 class _Held:
-    header: str
+    header: str = field(repr=False)
     obtained: float
     expires: float | None  # None: it says nothing; it is used until it is refused
     challenge: BearerChallenge
@@ -155,12 +156,16 @@ class Bearer:
     def _realm(self, challenge: BearerChallenge, scope: str) -> URL:
         try:
             realm = URL(challenge.realm, encoded=True)
-        except ValueError as error:
+            usable = is_safe(challenge.realm) and is_host(realm.host or "") and realm.port
+            usable = usable and "@" not in realm.raw_authority
+        except ValueError:
+            usable = False
+        if not usable:
             raise BadGateway(
-                f"{self._registry} names the realm {challenge.realm!r}, which is no URL"
-            ) from error
+                f"{self._registry} names the realm {shown(challenge.realm)!r}, which is no URL"
+            )
         allowed = origin(realm) == origin(self._base) or (
-            realm.scheme == "https" and realm.host in self._realm_hosts
+            realm.scheme == "https" and realm.port == 443 and realm.host in self._realm_hosts
         )
         if not allowed:
             raise BadGateway(

@@ -14,8 +14,9 @@ from proxy.errors import BadGateway, RangeInvalid
 from proxy.oci import Digest, RepositoryName
 from proxy.upstream.client import Call, Client
 from proxy.upstream.errors import Kind, What
+from proxy.upstream.failures import translate_failure
 from proxy.upstream.numbers import read_number
-from proxy.upstream.transport import Pool, translate_failure
+from proxy.upstream.transport import Pool
 
 _CONTENT_RANGE: Final = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _REDIRECTS: Final = (301, 302, 303, 307, 308)

@@ -19,7 +19,9 @@ from yarl import URL
 from proxy import errors
 from proxy.errors import RegistryError
 from proxy.events import Events
+from proxy.refusals import Reason, Refusals
 from proxy.upstream.auth import Authorizer
+from proxy.upstream.bodies import MAX_ERROR_BYTES, read_body, read_quietly
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.errors import (
     Kind,
@@ -30,25 +32,26 @@ from proxy.upstream.errors import (
     refused_credentials,
     translate,
 )
+from proxy.upstream.failures import (
+    Dropped,
+    is_forbidden_address,
+    is_lasting,
+    translate_failure,
+    was_sent,
+)
 from proxy.upstream.limits import Limits, count_operations
 from proxy.upstream.locations import Destinations, resolve
 from proxy.upstream.retry import REPEATABLE, Repetitions, retry_after
 from proxy.upstream.transport import (
-    Dropped,
     Pool,
     Request,
     Sending,
     Transport,
-    is_lasting,
-    translate_failure,
-    was_sent,
 )
 from proxy.upstream.values import Tuning
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS: Final = 5
-_MAX_ERROR_BYTES: Final = 64 * 1024
-_ERROR_BODY_SECONDS: Final = 10.0
 # A refusal without words may be of an expired token or a denial. A token younger than this has
 # hardly expired; for an older one a new one is worth a try.
 _YOUNG: Final = 60.0
@@ -70,7 +73,7 @@ class Call:
     method: str
     what: What
     path: str = ""
-    location: str | None = None
+    location: str | None = field(default=None, repr=False)
     ok: tuple[int, ...] = (200,)
     scope: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -88,7 +91,7 @@ class Reply:
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
-    url: str
+    url: str = field(repr=False)
 
 
 class Client:
@@ -105,9 +108,13 @@ class Client:
         is_ecr: bool,
         limits: Limits,
         events: Events,
+        refusals: Refusals,
         tuning: Tuning,
     ) -> None:
-        """`base`: the URL that `/v2/` follows, without a slash at its end."""
+        """`base`: the URL that `/v2/` follows, without a slash at its end.
+
+        Raises `ValueError` for `redirect_hosts` that are no patterns.
+        """
         self.name = name
         self._is_ecr = is_ecr
         self._limits = limits
@@ -115,20 +122,21 @@ class Client:
         self._authorizer = authorizer
         self._base = base
         self._destinations = Destinations(URL(base, encoded=True), redirect_hosts)
+        self._refusals = refusals
         self._tuning = tuning
         self._breaker = Breaker(self._probe, registry=name, events=events, tuning=tuning)
 
     def what(self, kind: Kind, repository: str = "", reference: str = "") -> What:
         return What(self.name, kind, repository, reference)
 
-    async def ask(self, call: Call, *, limit: int = _MAX_ERROR_BYTES) -> Reply:
+    async def ask(self, call: Call, *, limit: int = MAX_ERROR_BYTES) -> Reply:
         """The answer with its body, of at most `limit` bytes; raises for a status not in `ok`."""
         repetitions = Repetitions(self._tuning, patient=call.patient)
         while True:
             async with self.open(call, repetitions) as response:
                 begun = self._breaker.begin()
                 try:
-                    body = await _read(response, limit)
+                    body = await read_body(response, limit)
                 except (aiohttp.ClientError, OSError) as error:
                     failure = self._fail(error, response.url, call, begun)
                     if call.safe and await self._pause(repetitions):
@@ -172,7 +180,7 @@ class Client:
     async def _settle(self, call: Call, repetitions: Repetitions) -> aiohttp.ClientResponse:
         """Repeat until the answer is one of `ok`; raise what it is otherwise."""
         refreshed = asked_again = stalled = False
-        start = self._destinations.check(call.location or self._base + call.path)
+        start = self._start(call)
         while True:
             own = self._destinations.takes_credentials(start)
             if own:
@@ -197,7 +205,7 @@ class Client:
             if response.status in call.ok:
                 return response
             status, headers = response.status, response.headers
-            body = await _read_quietly(response)
+            body = await read_quietly(response)
             words = read_words(headers, body)
             abroad = not self._destinations.takes_credentials(url)
             if abroad and url != start and status in {400, 401, 403} and not asked_again:
@@ -220,6 +228,16 @@ class Client:
                 raise refused_credentials(words, call.what, had_some=used is not None)
             raise translate(status, headers, body, call.what)
 
+    def _start(self, call: Call) -> URL:
+        """Where a call begins; raises `BadGateway` where upstream named a place not to go to."""
+        if call.location is None:
+            return URL(self._base + call.path, encoded=True)
+        try:
+            return self._destinations.check(call.location, uploads=True)
+        except RegistryError:
+            self._refusals.count(Reason.REDIRECT)
+            raise
+
     async def _follow(
         self, call: Call, start: URL, used: str | None, silence: float | None
     ) -> tuple[aiohttp.ClientResponse, URL]:
@@ -234,6 +252,8 @@ class Client:
             try:
                 response = await self._transport.send(request, used if own else None)
             except (aiohttp.ClientError, OSError) as error:
+                if url is not start and is_forbidden_address(error):
+                    self._refusals.count(Reason.REDIRECT)
                 raise _Failed(error, self._fail(error, url, call, begun)) from error
             if own and response.status < 500:
                 self._breaker.answered()
@@ -247,8 +267,12 @@ class Client:
             response.release()
             if target is None:
                 raise errors.BadGateway(f"{self.name} redirects {call.what} to nowhere")
-            location = resolve(target, base=location)
-            url = self._destinations.check(location)
+            try:
+                location = resolve(target, base=location)
+                url = self._destinations.check(location)
+            except RegistryError:
+                self._refusals.count(Reason.REDIRECT)
+                raise
         raise errors.BadGateway(f"{self.name} redirects {call.what} over and over")
 
     def _fail(self, error: Exception, url: URL, call: Call, begun: int) -> RegistryError:
@@ -362,25 +386,3 @@ class _Failed(Exception):
         super().__init__(str(error))
         self.error = error
         self.failure = failure
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, or one byte more than `limit` of it."""
-    pieces, size = [], 0
-    async for chunk in response.content.iter_any():
-        pieces.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            break
-    return b"".join(pieces)[: limit + 1]
-
-
-async def _read_quietly(response: aiohttp.ClientResponse) -> bytes:
-    """The body of a refusal, as much as there is: its status stands without it."""
-    try:
-        async with asyncio.timeout(_ERROR_BODY_SECONDS):
-            return await _read(response, _MAX_ERROR_BYTES)
-    except (aiohttp.ClientError, OSError):
-        return b""
-    finally:
-        response.close()  # nothing to close once the body has been read to its end

@@ -6,6 +6,7 @@ Pure: a name in, facts out. Source: ECR.md §1.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,12 +24,42 @@ PUBLIC_HOSTS: Final = frozenset({"public.ecr.aws", "ecr-public.aws.com"})
 # ECR Public answers its JSON API in one region for all (ECR.md §1).
 PUBLIC_REGION: Final = "us-east-1"
 
-# Where S3 lives, by the suffix of the registry: a dual-stack registry redirects to S3 under the
-# partition's main suffix too.
+# The suffix that S3 has in a registry's partition, where it is not the registry's own: dual-stack
+# names of ECR have a suffix that S3's do not (AWS General Reference, "S3 endpoints").
 _STORAGE: Final = {
-    "on.aws": ("on.aws", "amazonaws.com", "amazonaws.eu"),
-    "on.amazonwebservices.com.cn": ("on.amazonwebservices.com.cn", "amazonaws.com.cn"),
+    "on.aws": ("amazonaws.com", "amazonaws.eu"),
+    "on.amazonwebservices.com.cn": ("amazonaws.com.cn",),
 }
+_SUFFIXES: Final = (
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "amazonaws.eu",
+    "sc2s.sgov.gov",
+    "c2s.ic.gov",
+    "cloud.adc-e.uk",
+    "csp.hci.ic.gov",
+)
+
+
+def storage_hosts(region: str, suffixes: Sequence[str] = _SUFFIXES) -> tuple[str, ...]:
+    """Patterns of the hosts of ECR's own bucket in a region (ECR.md §3), and of no other one.
+
+    Anybody can rent a name under AWS's suffixes, and a bucket; this bucket's name is taken.
+    """
+    bucket = f"prod-{region}-starport-layer-bucket"
+    return tuple(
+        f"{bucket}.{where}.{suffix}"
+        for suffix in suffixes
+        for where in (
+            f"s3.{region}",
+            f"s3-{region}",
+            "s3",  # the partition's first region, once
+            f"s3.dualstack.{region}",
+            f"s3-fips.{region}",
+            f"s3-fips.dualstack.{region}",
+            f"bucket.vpce-*.s3.{region}.vpce",  # an interface endpoint of a VPC
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +77,8 @@ class EcrHost:
     def redirect_hosts(self) -> tuple[str, ...]:
         """Patterns of the hosts that this registry hands its blobs out from."""
         if self.public:
-            return ("*.cloudfront.net", "*.amazonaws.com")
-        return tuple(f"*.{suffix}" for suffix in _STORAGE.get(self.suffix, (self.suffix,)))
+            return ("*.cloudfront.net",)  # which of its names is not documented
+        return storage_hosts(self.region, _STORAGE.get(self.suffix, (self.suffix,)))
 
 
 def parse_host(host: str) -> EcrHost | None:

@@ -11,6 +11,7 @@ from proxy.errors import Unsupported
 from proxy.events import Events
 from proxy.oci import Digest, RepositoryName
 from proxy.peer import PEER_HEADER
+from proxy.refusals import Refusals
 from proxy.singleflight import SingleFlight
 from proxy.upstream.auth import Authorizer, basic
 from proxy.upstream.aws import Aws
@@ -20,13 +21,14 @@ from proxy.upstream.client import Call, Client
 from proxy.upstream.ecr import private_source, public_credentials
 from proxy.upstream.ecr_api import EcrApi
 from proxy.upstream.errors import Kind
-from proxy.upstream.hosts import PUBLIC_HOSTS, EcrHost, parse_host
+from proxy.upstream.hosts import PUBLIC_HOSTS, EcrHost, parse_host, storage_hosts
 from proxy.upstream.limits import ECR_RATES, Limits
 from proxy.upstream.listings import ListingCalls
-from proxy.upstream.locations import is_safe
+from proxy.upstream.locations import check_patterns, is_safe
 from proxy.upstream.manifests import ManifestCalls
 from proxy.upstream.tokens import TokenKeeper
 from proxy.upstream.transport import Transport
+from proxy.upstream.trust import Trust
 from proxy.upstream.uploads import UploadCalls
 from proxy.upstream.values import BlobState, NewRepositories, RegistryConfig, Tuning
 
@@ -140,11 +142,15 @@ async def open_registry(
     *,
     proxies: Mapping[str, str],
     events: Events,
+    refusals: Refusals | None = None,
+    trust: Trust | None = None,
     tuning: Tuning | None = None,
 ) -> Registry:
     """Connect a registry; ask AWS for its token if it is ECR, and wait a moment for the answer.
 
-    `proxies` is what `urllib.request.getproxies_environment()` gives. Without credentials the
+    `proxies` is what `urllib.request.getproxies_environment()` gives, `trust` whose certificates
+    are trusted beside the system's; in `refusals` is counted where we were sent and did not go.
+    Without credentials the
     registry opens all the same: `credentials_problem` says why, and they are looked for again.
     Raises `ValueError`, with a sentence for the start's error line, for a configuration that can
     never work.
@@ -157,13 +163,24 @@ async def open_registry(
     # ECR Public has rates of its own, which nobody has measured.
     paced = config.ecr and not is_public
     limits = Limits((ECR_RATES if tuning.rates is None else tuning.rates) if paced else {})
-    transport = Transport(proxies=proxies, tuning=tuning)
+    redirect_hosts = _redirect_hosts(config, host)
+    check_patterns(redirect_hosts)
+    identity = None
+    if config.client_cert_file is not None and config.client_key_file is not None:
+        identity = config.client_cert_file, config.client_key_file
+    transport = Transport(
+        proxies=proxies,
+        tuning=tuning,
+        trust=trust,
+        base=URL(base, encoded=True),
+        identity=identity,
+    )
     aws: Aws | None = None
     keeper: TokenKeeper | None = None
     authorizer: Authorizer
     credentials = _always(fallback)
     if config.ecr:
-        aws = _open_aws(config, host, proxies)
+        aws = _open_aws(config, host, proxies, trust)
         credentials = public_credentials(aws, config.name, events)
     if aws is not None and not is_public:
         authorizer = keeper = TokenKeeper(
@@ -185,10 +202,11 @@ async def open_registry(
         authorizer,
         name=config.name,
         base=base,
-        redirect_hosts=_redirect_hosts(config, host),
+        redirect_hosts=redirect_hosts,
         is_ecr=config.ecr,
         limits=limits,
         events=events,
+        refusals=refusals or Refusals(),
         tuning=tuning,
     )
     api: EcrApi | None = None
@@ -214,7 +232,12 @@ async def open_registry(
     return registry
 
 
-def _open_aws(config: RegistryConfig, host: EcrHost | None, proxies: Mapping[str, str]) -> Aws:
+def _open_aws(
+    config: RegistryConfig,
+    host: EcrHost | None,
+    proxies: Mapping[str, str],
+    trust: Trust | None,
+) -> Aws:
     region = host.region if host is not None else None
     return Aws(
         config,
@@ -223,6 +246,7 @@ def _open_aws(config: RegistryConfig, host: EcrHost | None, proxies: Mapping[str
         fips=host is not None and host.fips,
         dualstack=host is not None and host.dualstack,
         proxies=proxies,
+        trust=trust,
     )
 
 
@@ -251,7 +275,8 @@ def _redirect_hosts(config: RegistryConfig, host: EcrHost | None) -> tuple[str, 
     if host is not None:
         return (*host.redirect_hosts, *config.redirect_hosts)
     # ECR by another name, such as a private DNS name of a VPC endpoint.
-    return (*(("*.amazonaws.com",) if config.ecr else ()), *config.redirect_hosts)
+    known = storage_hosts(config.region) if config.ecr and config.region else ()
+    return (*known, *config.redirect_hosts)
 
 
 def _always(value: str | None) -> Callable[[], Awaitable[str | None]]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import socket
-import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from pathlib import Path
 from typing import Final
 from urllib import request as urllib_request
 
@@ -24,7 +23,10 @@ from proxy import errors
 from proxy.errors import RegistryError
 from proxy.oci import MANIFEST_TYPES
 from proxy.peer import PEER_HEADER, version
-from proxy.upstream.locations import is_loopback
+from proxy.upstream.addresses import ForbiddenAddress, is_forbidden, is_loopback
+from proxy.upstream.failures import Dropped, without_secrets
+from proxy.upstream.locations import origin
+from proxy.upstream.trust import Trust
 from proxy.upstream.values import Body, Tuning
 
 # A presigned Location of S3 and a Bearer token in a reply are longer than aiohttp's 8190.
@@ -72,7 +74,7 @@ class Request:
     """
 
     method: str
-    url: URL
+    url: URL = field(repr=False)  # it may be signed
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Sending | None = None
     pool: Pool = Pool.REQUESTS
@@ -110,14 +112,10 @@ def check_proxies(proxies: Mapping[str, str]) -> None:
             )
 
 
-class Dropped(aiohttp.ClientConnectionError):
-    """A connection that stood ended without an answer; its cause says how."""
-
-
 async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """A middleware that takes aiohttp's own repetition away.
+    """A middleware that takes aiohttp's own repetition away, and what its errors would tell.
 
     It would send a PUT or DELETE again whose connection was dropped, though upstream may have
     acted on it: then a manifest meets its own immutable tag, and an upload that is finished is
@@ -125,6 +123,8 @@ async def _send_once(
     """
     try:
         return await handler(request)
+    except aiohttp.ClientResponseError as error:
+        raise without_secrets(error) from None
     except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
@@ -144,30 +144,67 @@ def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
-class Transport:
-    """The connections to one registry and to where it redirects. Close it."""
+def _open_allowed(address: aiohttp.AddrInfoType) -> socket.socket:
+    """The same to an address that may be connected to, which raises `ForbiddenAddress` if not.
 
-    def __init__(self, *, proxies: Mapping[str, str], tuning: Tuning) -> None:
-        """Must be called in a running event loop. Raises `ValueError` for a bad proxy."""
+    It is the address that is used, whatever a name led to when it was looked up before.
+    """
+    if is_forbidden(str(address[4][0])):
+        raise ForbiddenAddress
+    return _open_socket(address)
+
+
+class Transport:
+    """The connections to one registry and to where it redirects. Close it.
+
+    Nothing is asked at a link-local or metadata address, save through a forward proxy that the user
+    has configured: that one may be anywhere, and decides itself where names lead.
+    """
+
+    def __init__(
+        self,
+        *,
+        proxies: Mapping[str, str],
+        tuning: Tuning,
+        trust: Trust | None = None,
+        base: URL | None = None,
+        identity: tuple[Path, Path] | None = None,
+    ) -> None:
+        """`identity`: a certificate and its key, shown to the origin of `base` and nobody else.
+
+        Must be called in a running event loop. Raises `ValueError` for a bad proxy, and for files
+        that cannot be used.
+        """
         check_proxies(proxies)
         self._proxies = dict(proxies)
         self._tuning = tuning
+        trust = trust or Trust()
         # Our own context rather than aiohttp's, which is made at import: SSL_CERT_FILE is read now.
-        context = ssl.create_default_context()
+        self._context = self._own_context = trust.context()
+        self._origin = None if base is None else origin(base)
+        if identity is not None:
+            self._own_context = trust.context(identity)
+        self._direct = self._open_sessions(_open_allowed)
+        proxied = any(proxies.get(scheme) for scheme in ("http", "https", "all"))
+        self._proxied = self._open_sessions(_open_socket) if proxied else {}
+
+    def _open_sessions(
+        self, open_socket: Callable[[aiohttp.AddrInfoType], socket.socket]
+    ) -> dict[Pool, aiohttp.ClientSession]:
         limits = {
-            Pool.REQUESTS: tuning.connections,
-            Pool.UPLOADS: tuning.connections,
+            Pool.REQUESTS: self._tuning.connections,
+            Pool.UPLOADS: self._tuning.connections,
             Pool.DOWNLOADS: 0,
             Pool.PROBES: 0,
         }
-        self._sessions = {
+        return {
             pool: aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0,
                     limit_per_host=limit,
-                    ssl=context,
+                    ssl=self._context,
                     force_close=pool is Pool.PROBES,
-                    socket_factory=_open_socket,
+                    socket_factory=open_socket,
                 ),
                 middlewares=(_send_once,),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -220,7 +257,7 @@ class Transport:
             watched.deadline = None
 
     async def close(self) -> None:
-        for session in self._sessions.values():
+        for session in (*self._direct.values(), *self._proxied.values()):
             await session.close()
 
     async def _request(
@@ -229,13 +266,18 @@ class Transport:
         headers: Mapping[str, str],
         data: io.BytesIO | AsyncIterator[bytes] | None,
     ) -> aiohttp.ClientResponse:
-        return await self._sessions[request.pool].request(
+        if is_forbidden(request.url.host or ""):
+            raise ForbiddenAddress  # also where it is a forward proxy who would connect
+        proxy = choose_proxy(request.url, self._proxies)
+        sessions = self._direct if proxy is None else self._proxied
+        return await sessions[request.pool].request(
             request.method,
             request.url,
             headers=headers,
             data=data,
             allow_redirects=False,
-            proxy=choose_proxy(request.url, self._proxies),
+            proxy=proxy,
+            ssl=self._own_context if origin(request.url) == self._origin else self._context,
             timeout=self._limits(request),
         )
 
@@ -301,62 +343,3 @@ class _WatchedBody:
     def _watch(self, moment: float | None) -> None:
         if self.deadline is not None and not self.deadline.expired():
             self.deadline.reschedule(moment)
-
-
-def was_sent(error: Exception) -> bool:
-    """Whether upstream may have seen the request that failed so."""
-    return not isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-
-
-def is_lasting(error: Exception) -> bool:
-    """Whether another attempt would fail in the same way: certificates do not heal in seconds."""
-    return isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL))
-
-
-def translate_failure(error: Exception, url: URL, what: object) -> RegistryError:
-    """An exchange about `what` that failed, in words: with whom, and how."""
-    peer = url.host or str(url)
-    if url.port not in {80, 443}:
-        peer = f"{peer}:{url.port}"
-    failure = _name_failure(error, peer)
-    return type(failure)(f"{failure.message} (asked for {what})")
-
-
-def _name_failure(error: Exception, peer: str) -> RegistryError:
-    if isinstance(error, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
-        return errors.BadGateway(f"the forward proxy does not lead to {peer}: {_cause(error)}")
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return errors.BadGateway(f"the name {peer} cannot be resolved: {_cause(error)}")
-    if isinstance(error, aiohttp.ClientSSLError):
-        return errors.BadGateway(
-            f"no trusted TLS connection to {peer}: {_cause(error)} "
-            "(SSL_CERT_FILE names a file of certificates to trust)"
-        )
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return errors.GatewayTimeout(f"{peer} cannot be reached: no connection in time")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return errors.BadGateway(f"{peer} cannot be reached: {_cause(error)}")
-    if isinstance(error, TimeoutError):
-        return errors.GatewayTimeout(f"{peer} fell silent in the middle of an exchange")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return errors.BadGateway(f"{peer} broke off in the middle of a body: {_cause(error)}")
-    if isinstance(error, (aiohttp.ClientConnectionError, OSError)):
-        return errors.BadGateway(f"{peer} dropped the connection: {_cause(error)}")
-    return errors.BadGateway(f"{peer} answered what is no valid HTTP: {_cause(error)}")
-
-
-def _cause(error: Exception) -> str:
-    """The error's own words, without the URL: a presigned one is a secret."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        words = str(error.certificate_error)
-    elif isinstance(error, aiohttp.ClientConnectorError):
-        number = error.os_error.errno
-        # asyncio puts words of its own, which name the address only, in place of the system's.
-        # Those of getaddrinfo have negative numbers, and words that nobody replaces.
-        known = os.strerror(number) if number is not None and number > 0 else ""
-        words = known or error.os_error.strerror or str(error.os_error)
-    elif isinstance(error, aiohttp.ClientResponseError):
-        words = f"{error.status} {error.message}"
-    else:
-        words = str(error)
-    return words or type(error).__name__

@@ -12,9 +12,10 @@ from proxy.errors import BadGateway, NameUnknown, NotFound, RegistryError, Unsup
 from proxy.oci import Digest, RepositoryName
 from proxy.upstream.client import Call, Client, Reply
 from proxy.upstream.errors import Kind, What
+from proxy.upstream.failures import Dropped
 from proxy.upstream.locations import resolve
 from proxy.upstream.numbers import read_number
-from proxy.upstream.transport import Dropped, Pool, Sending
+from proxy.upstream.transport import Pool, Sending
 from proxy.upstream.values import Body, Upload
 
 _OCTETS: Final = {"Content-Type": "application/octet-stream"}

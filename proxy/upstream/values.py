@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from proxy.oci import Digest
@@ -35,7 +36,8 @@ class RegistryConfig:
     With `ecr`, tokens come from AWS (`api_url`: the endpoint of ECR's JSON API when it is not
     AWS's); otherwise `username` and `password`, or nothing. `redirect_hosts` are patterns such as
     `*.cdn.example`, added to the defaults: the registry's own host, and AWS's storage for ECR.
-    `new_repositories` is None where none may be created.
+    `new_repositories` is None where none may be created. The client's certificate and key (PEM) are
+    for a registry that asks for one.
     """
 
     name: str
@@ -52,6 +54,8 @@ class RegistryConfig:
     # No setting: the credential chain has them. The demo passes its stand-in's.
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
     redirect_hosts: tuple[str, ...] = ()
     new_repositories: NewRepositories | None = None
 
@@ -139,7 +143,7 @@ class Upload:
     `min_part`: no chunk but the last may have fewer bytes (0: any size will do).
     """
 
-    location: str
+    location: str = field(repr=False)
     min_part: int = 0
 
 

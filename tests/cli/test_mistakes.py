@@ -100,6 +100,22 @@ def test_a_host_is_ecr_whatever_its_name_when_endpoint_and_region_are_given(
     assert "/dev/null" in complaint(capsys, *command)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "No such file or directory"), ("x", "it holds no certificates")]
+)
+def test_a_bundle_that_holds_no_certificates_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | None, told: str
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_text(content)
+    arguments = ("--registry", "http://127.0.0.1:1", "--cache-dir", str(tmp_path / "cache"))
+    line = complaint(
+        capsys, "serve", "--ca-bundle", str(bundle), "--listen", "127.0.0.1:0", *arguments
+    )
+    assert line.startswith(f"ca-bundle: cannot use {bundle}: {told}")
+
+
 def test_no_command_prints_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([])

@@ -128,6 +128,10 @@ def test_an_unknown_variable_is_refused(
             "{file}: registry http://a.b: username and a password go together",
         ),
         (
+            '[[registry]]\nurl = "http://a.b"\nclient-cert-file = "x"',
+            "{file}: registry http://a.b: client-cert-file and client-key-file go together",
+        ),
+        (
             '[[registry]]\nurl = "http://a.b"\nusername="x"\npassword="y"\npassword-file="z"',
             "{file}: registry http://a.b: give either password or password-file",
         ),

@@ -48,6 +48,8 @@ def test_a_table_says_all_about_a_registry(file: Path) -> None:
         url = "https://lan"
         username = "u"
         password-file = "secret"
+        client-cert-file = "me.pem"
+        client-key-file = "/keys/me.pem"
         """,
         file,
     )
@@ -67,6 +69,8 @@ def test_a_table_says_all_about_a_registry(file: Path) -> None:
         show="stored",
     )
     assert (lan.username, lan.password, lan.ecr) == ("u", "p w", False)
+    assert lan.client_cert_file == file.parent / "me.pem"
+    assert lan.client_key_file == Path("/keys/me.pem")
 
 
 def test_a_flag_chooses_registries_and_the_tables_say_how(file: Path) -> None:

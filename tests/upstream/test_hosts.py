@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from yarl import URL
 
 from proxy.upstream import EcrHost, parse_host
+from proxy.upstream.locations import HostPattern
+
+IRELAND = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+
+
+def leads_to(host: EcrHost, storage: str) -> bool:
+    """Whether the registry may send us to a host; `{B}` is ECR's bucket of its region."""
+    bucket = f"prod-{host.region}-starport-layer-bucket"
+    url = URL(f"https://{storage.replace('{B}', bucket)}/x")
+    return any(HostPattern(pattern).matches(url) for pattern in host.redirect_hosts)
 
 
 def private(region: str, suffix: str, *, fips: bool = False, dualstack: bool = False) -> EcrHost:
@@ -104,22 +115,63 @@ def test_other_names_are_no_ecr(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "pattern"),
+    ("name", "storage"),
     [
-        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "*.amazonaws.com"),
-        ("123456789012.dkr-ecr.eu-west-1.on.aws", "*.amazonaws.com"),
-        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", "*.amazonaws.com.cn"),
-        ("123456789012.dkr.ecr.us-iso-east-1.c2s.ic.gov", "*.c2s.ic.gov"),
-        ("public.ecr.aws", "*.cloudfront.net"),
+        (IRELAND, "{B}.s3.eu-west-1.amazonaws.com"),
+        (IRELAND, "{B}.s3-eu-west-1.amazonaws.com"),
+        (IRELAND, "{B}.s3.amazonaws.com"),
+        (IRELAND, "{B}.s3.dualstack.eu-west-1.amazonaws.com"),
+        (IRELAND, "{B}.bucket.vpce-0e25b8cdd720f900e-argc85vg.s3.eu-west-1.vpce.amazonaws.com"),
+        (
+            "123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com",
+            "{B}.s3-fips.us-gov-west-1.amazonaws.com",
+        ),
+        (
+            "123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com",
+            "{B}.s3-fips.dualstack.us-gov-west-1.amazonaws.com",
+        ),
+        ("123456789012.dkr-ecr.eu-west-1.on.aws", "{B}.s3.dualstack.eu-west-1.amazonaws.com"),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", "{B}.s3.cn-north-1.amazonaws.com.cn"),
+        ("123456789012.dkr.ecr.us-iso-east-1.c2s.ic.gov", "{B}.s3.us-iso-east-1.c2s.ic.gov"),
+        ("public.ecr.aws", "d5l0dvt14r5h8.cloudfront.net"),
     ],
 )
-def test_storage_is_within_the_partition(name: str, pattern: str) -> None:
+def test_ecrs_own_storage_is_known(name: str, storage: str) -> None:
     host = parse_host(name)
     assert host is not None
-    assert pattern in host.redirect_hosts
+    assert leads_to(host, storage)
+
+
+@pytest.mark.parametrize(
+    ("name", "storage"),
+    [
+        (IRELAND, "x.s3.amazonaws.com"),
+        (IRELAND, "x.s3.eu-west-1.amazonaws.com"),
+        (IRELAND, "s3.eu-west-1.amazonaws.com"),
+        (IRELAND, "prod-eu-west-2-starport-layer-bucket.s3.eu-west-1.amazonaws.com"),
+        (IRELAND, "prod-evil-starport-layer-bucket.s3.eu-west-1.amazonaws.com"),
+        (IRELAND, "{B}.s3.eu-west-2.amazonaws.com"),
+        (IRELAND, "{B}.s3.eu-west-1.amazonaws.com.cn"),
+        (IRELAND, "{B}.s3.eu-west-1.amazonaws.com.evil.example"),
+        (IRELAND, "{B}.s3.evil.example"),
+        (IRELAND, "evil-{B}.s3.eu-west-1.amazonaws.com"),
+        (IRELAND, "evil.{B}.s3.eu-west-1.amazonaws.com"),
+        (IRELAND, "{B}.evil.execute-api.eu-west-1.amazonaws.com"),
+        (IRELAND, "{B}.bucket.vpce-1.evil.s3.eu-west-1.vpce.amazonaws.com"),
+        (IRELAND, "evil.eu-west-1.elb.amazonaws.com"),
+        ("123456789012.dkr-ecr.eu-west-1.on.aws", "evil.lambda-url.eu-west-1.on.aws"),
+        ("public.ecr.aws", "x.s3.amazonaws.com"),
+        ("public.ecr.aws", "evilcloudfront.net"),
+        ("public.ecr.aws", "cloudfront.net"),
+    ],
+)
+def test_nobody_elses_host_under_awss_suffixes_is(name: str, storage: str) -> None:
+    host = parse_host(name)
+    assert host is not None
+    assert not leads_to(host, storage)
 
 
 def test_a_partition_does_not_reach_into_another() -> None:
     china = parse_host("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn")
     assert china is not None
-    assert china.redirect_hosts == ("*.amazonaws.com.cn",)
+    assert all(pattern.endswith(".amazonaws.com.cn") for pattern in china.redirect_hosts)
