@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from cryptography.fernet import Fernet, InvalidToken
 
 from proxy.errors import BlobUploadUnknown
 from proxy.services.registries import Target
+
+# Decoding passes over all else, line breaks among them; and a token becomes part of a header.
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 class UploadTokens:
@@ -28,6 +34,8 @@ class UploadTokens:
 
         Raises `BlobUploadUnknown` for what was never issued for this repository.
         """
+        if _TOKEN.fullmatch(token) is None:
+            raise _unknown(target)
         padded = token + "=" * (-len(token) % 4)
         try:
             text = self._fernet.decrypt(padded.encode()).decode()

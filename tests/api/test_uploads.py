@@ -149,6 +149,8 @@ async def test_a_forged_location_is_unknown(proxy: RunningProxy) -> None:
         location[:-1] + ("A" if location[-1] != "A" else "B"),
         "/v2/app/blobs/uploads/made-up",
         location.replace("/app/", "/other/"),  # not even for another repository
+        location[:-1] + "%0DX-Injected:" + location[-1],  # what base64 passes over
+        location + "%20",
     ):
         answer = await proxy.client.ask("PATCH", forged, body=b"x")
         assert answer.status == 404, forged
