@@ -37,7 +37,7 @@ class Bodies:
             try:
                 async with asyncio.timeout(self._timeout):
                     piece = await anext(pieces, b"")
-            except web.RequestPayloadError as error:
+            except (web.RequestPayloadError, ConnectionError) as error:
                 raise broken(f"the body broke off: {error}") from error
             except TimeoutError as error:
                 self._refusals.count(Reason.BODY_TIMEOUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 
 import pytest
 
@@ -48,6 +49,29 @@ async def test_a_body_is_taken_as_it_is_whatever_coding_it_claims(proxy: Running
     )
     assert reply.startswith(b"HTTP/1.1 405 ")
     assert b"Invalid JSON syntax" in reply
+
+
+@pytest.mark.parametrize("path", ["manifests/t", "blobs/uploads/"])
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(
+    proxy: RunningProxy, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    location, method = f"/v2/app/{path}", "PUT"
+    if path.startswith("blobs"):
+        location = (await proxy.client.ask("POST", location)).headers["Location"]
+        method = "PATCH"
+    caplog.clear()
+    host, _, port = proxy.address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    head = f"{method} {location} HTTP/1.1\r\nHost: proxy\r\nContent-Length: 9\r\n\r\n"
+    writer.write(head.encode() + b"half")
+    await writer.drain()
+    await proxy.client.ask("GET", "/livez")
+    writer.close()
+    await writer.wait_closed()
+    while not any(f'"{method} ' in record.getMessage() for record in caplog.records):
+        await proxy.client.ask("GET", "/livez")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_a_clients_long_credentials_are_no_error(proxy: RunningProxy) -> None:
