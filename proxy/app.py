@@ -8,19 +8,20 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
 
 from proxy.cache import PATIENCE, BlobStore, CacheError, Patience, RecordStore, load_secret
 from proxy.cache.fill import Fill
-from proxy.config import RegistrySettings, Settings
+from proxy.config import Settings
 from proxy.event_log import EventLog
 from proxy.events import Events
 from proxy.gauges import watch_cache, watch_limits, watch_pushes
+from proxy.handlers.access_log import AccessLogger
 from proxy.handlers.api import RegistryApi
+from proxy.handlers.authentication import authentication
 from proxy.handlers.blobs import BlobHandlers
 from proxy.handlers.bodies import Bodies
 from proxy.handlers.control import listening
@@ -35,6 +36,7 @@ from proxy.metrics import Metrics
 from proxy.refusals import Refusals
 from proxy.services.admission import WAIT_SECONDS, Admission
 from proxy.services.blobs import Blobs
+from proxy.services.catalog import Catalog
 from proxy.services.completeness import Completeness
 from proxy.services.debts import Debts, Owed
 from proxy.services.existence import Existence
@@ -47,21 +49,15 @@ from proxy.services.openings import Openings
 from proxy.services.proofs import Proofs
 from proxy.services.pushes import Pushes
 from proxy.services.recognized import Recognized
-from proxy.services.registries import PushMode, Registries, Rewrite, Ways
 from proxy.services.tags import Tags
 from proxy.services.tokens import UploadTokens
 from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
 from proxy.services.uplink import Uplinks
 from proxy.services.uploads import Uploads
 from proxy.services.vouched import Vouched
-from proxy.upstream import (
-    NewRepositories,
-    Registry,
-    RegistryConfig,
-    Trust,
-    Tuning,
-    open_registry,
-)
+from proxy.upstream import Tuning
+from proxy.wiring import StartError as StartError
+from proxy.wiring import open_authenticator, open_registries, rules_of
 
 _log = logging.getLogger(__name__)
 _access_log = logging.getLogger("proxy.access")
@@ -74,10 +70,6 @@ _FLUSH_SECONDS: Final = 0.25
 # A client that has logged in with a token of ECR's sends it here too: its size has no bound, and
 # over 4,096 characters were seen (ECR.md §2), which Basic makes a third longer.
 _MAX_HEADER_BYTES: Final = 64 * 1024
-
-
-class StartError(Exception):
-    """The proxy cannot start; the message is for the person who started it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,91 +104,6 @@ class Built:
 
     app: web.Application
     drain: Callable[[float], Awaitable[None]]
-
-
-class _AccessLogger(AbstractAccessLogger):
-    """One line a request; never a query, which may carry a token."""
-
-    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        # Probes come every few seconds, and say something only when something is wrong.
-        probe = request.path in ("/livez", "/readyz", "/metrics") and response.status == 200
-        self.logger.log(
-            logging.DEBUG if probe else logging.INFO,
-            '%s "%s %s" %s %d %.3fs "%s"',
-            request.remote,
-            request.method,
-            request.rel_url.raw_path,  # undecoded: a path may hold a line break
-            response.status,
-            response.body_length,
-            time,
-            request.headers.get("User-Agent", "-"),
-        )
-
-
-async def _open_registries(
-    settings: Settings,
-    events: Events,
-    refusals: Refusals,
-    stack: AsyncExitStack,
-    tuning: Tuning,
-) -> Registries:
-    """All at once: each may have to wait a moment for AWS."""
-    try:
-        trust = Trust() if settings.ca_bundle is None else Trust.read(settings.ca_bundle)
-    except ValueError as error:
-        raise StartError(f"ca-bundle: {error}") from error
-
-    async def open_one(registry: RegistrySettings) -> Registry:
-        try:
-            opened = await open_registry(
-                _registry_config(registry),
-                proxies=settings.proxies,
-                events=events,
-                refusals=refusals,
-                trust=trust,
-                tuning=tuning,
-            )
-        except ValueError as error:
-            raise StartError(f"registry {registry.name}: {error}") from error
-        stack.push_async_callback(opened.close)
-        problem = opened.credentials_problem()
-        if problem is not None:
-            _log.warning("%s: %s", registry.name, problem)
-        return opened
-
-    opening = [asyncio.create_task(open_one(registry)) for registry in settings.registries]
-    try:
-        opened = await asyncio.gather(*opening)
-    except BaseException:
-        for task in opening:
-            task.cancel()
-        await asyncio.gather(*opening, return_exceptions=True)
-        raise
-    ways = {r.name: Ways(Rewrite(r.rewrite), PushMode(r.push_mode)) for r in settings.registries}
-    return Registries(opened, ways)
-
-
-def _registry_config(registry: RegistrySettings) -> RegistryConfig:
-    new = registry.new_repositories
-    return RegistryConfig(
-        name=registry.name,
-        url=registry.url,
-        ecr=registry.ecr,
-        api_url=registry.api_url,
-        profile=registry.profile,
-        role_arn=registry.role_arn,
-        external_id=registry.external_id,
-        role_session_name=registry.role_session_name or "ecr-cache-proxy",
-        region=registry.region,
-        username=registry.username,
-        password=registry.password,
-        access_key_id=registry.access_key_id,
-        secret_access_key=registry.secret_access_key,
-        client_cert_file=registry.client_cert_file,
-        client_key_file=registry.client_key_file,
-        redirect_hosts=registry.redirect_hosts,
-        new_repositories=None if new is None else NewRepositories(**asdict(new)),
-    )
 
 
 def _reason(error: OSError) -> str:
@@ -242,6 +149,9 @@ async def build(
     refusals = Refusals()
     metrics = Metrics(events, refusals)
     async with AsyncExitStack() as stack:
+        authenticator = await asyncio.to_thread(open_authenticator, settings, timing.clock)
+        stack.push_async_callback(authenticator.close)
+        rules = rules_of(settings)
         owed = Owed()
         try:
             store = await BlobStore.open(
@@ -259,7 +169,7 @@ async def build(
             secret = await load_secret(store.space.layout)
         except CacheError as error:
             raise StartError(str(error)) from error
-        registries = await _open_registries(settings, events, refusals, stack, timing.tuning)
+        registries = await open_registries(settings, events, refusals, stack, timing.tuning)
 
         proofs = Proofs(stale_seconds=settings.stale_if_error, clock=timing.clock)
         leases = Leases(store, clock=timing.clock)
@@ -330,9 +240,12 @@ async def build(
         app = web.Application()
         draining.watch(app)
         app.middlewares.append(render_errors)
+        app.middlewares.append(authentication(authenticator, refusals))
         bodies = Bodies(refusals, timeout=limits.body_timeout)
         RegistryApi(
             registries,
+            rules,
+            refusals,
             blobs=BlobHandlers(blobs),
             manifests=ManifestHandlers(
                 manifests,
@@ -342,8 +255,8 @@ async def build(
                 refusals,
                 max_size=limits.max_manifest_size,
             ),
-            uploads=UploadHandlers(uploads, registries, bodies),
-            listings=ListingHandlers(Listings()),
+            uploads=UploadHandlers(uploads, registries, rules, bodies),
+            listings=ListingHandlers(Listings(), Catalog(secret), rules),
         ).add_to(app)
         HealthHandlers(registries).add_to(app)
         watch_cache(store, metrics)
@@ -376,7 +289,7 @@ async def serve(
             built.app,
             handle_signals=False,
             access_log=_access_log,
-            access_log_class=_AccessLogger,
+            access_log_class=AccessLogger,
             shutdown_timeout=_FLUSH_SECONDS,
             auto_decompress=False,  # digests are of the bytes that were sent
             max_field_size=_MAX_HEADER_BYTES,

@@ -42,7 +42,9 @@ ALLOWED = {
         "handlers",
         "services",
         "upstream",
+        "wiring",
     },
+    "wiring": {"access", "config", "services", "upstream"},
     "gauges": {"cache", "services"},
     # All but services for the types of values.
     "handlers": {"access", "services", "buildcache", "upstream"},

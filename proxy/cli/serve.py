@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, get_args
 
 import click
@@ -38,6 +38,7 @@ from proxy.config import (
     Settings,
     SettingsError,
     Show,
+    is_loopback,
     load_settings,
 )
 
@@ -219,13 +220,8 @@ def serve(**flags: object) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
-    if settings.insecure_no_client_auth:
-        logging.getLogger(__name__).warning(
-            "clients are not authenticated: whoever reaches %s:%d pulls and pushes with the "
-            "proxy's credentials",
-            settings.host,
-            settings.port,
-        )
+    for warning in _warnings(settings):
+        logging.getLogger(__name__).warning("%s", warning)
 
     def on_ready(started: app.Started) -> None:
         first, *others = started.registries
@@ -234,6 +230,25 @@ def serve(**flags: object) -> None:
 
     with start_errors():
         run_until_signal(lambda stop: app.serve(settings, stop=stop, ready=on_ready))
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
+    """What the settings leave open, at every start."""
+    if not settings.authenticates:
+        if settings.insecure_no_client_auth:
+            yield (
+                "clients are not authenticated: whoever reaches "
+                f"{settings.host}:{settings.port} pulls and pushes with the proxy's credentials"
+            )
+        return
+    if settings.insecure_no_client_auth:
+        yield "clients are authenticated: --insecure-no-client-auth changes nothing, leave it out"
+    if settings.tls is None and not is_loopback(settings.host):
+        yield (
+            f"passwords and tokens of clients cross the network to {settings.host}:{settings.port} "
+            "in the clear: whoever listens there has them; serve HTTPS with --tls-cert-file and "
+            "--tls-key-file, or keep a TLS terminator in front"
+        )
 
 
 def _load(flags: dict[str, object]) -> Settings:

@@ -201,6 +201,12 @@ class Settings:
     # They may hold passwords.
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def authenticates(self) -> bool:
+        """Whether clients must say who they are, in any way."""
+        by_certificate = self.tls is not None and self.tls.client_ca_file is not None
+        return self.access.authenticates or by_certificate
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from proxy.errors import RegistryError
+from proxy.handlers.expectation import proceed
 from proxy.refusals import Reason, Refusals
 
 # The most that is taken in at once, in bytes.
@@ -32,6 +33,7 @@ class Bodies:
 
     async def read(self, request: web.Request, broken: type[RegistryError]) -> AsyncIterator[bytes]:
         """The body in pieces; raises `broken` when it ends early, or stops coming."""
+        await proceed(request)
         pieces = request.content.iter_chunked(_PIECE)
         while True:
             try:

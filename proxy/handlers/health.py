@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 
 from aiohttp import web
 
+from proxy.handlers.authentication import is_let_in
 from proxy.handlers.replies import reply
 from proxy.services.registries import Registries
+
+_log = logging.getLogger(__name__)
 
 
 class HealthHandlers:
@@ -15,6 +19,7 @@ class HealthHandlers:
 
     def __init__(self, registries: Registries) -> None:
         self._registries = registries
+        self._told: dict[str, str] = {}
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/livez", self.live)
@@ -24,11 +29,20 @@ class HealthHandlers:
         return reply(body=b'{"status":"ok"}')
 
     async def ready(self, request: web.Request) -> web.StreamResponse:
-        """503 while a registry has no usable credentials: pulls and pushes there would fail."""
+        """503 while a registry has no usable credentials: pulls and pushes there would fail.
+
+        Why is for clients that are let in, and for the log.
+        """
         problems = {
             registry.name: problem
             for registry in self._registries.all()
             if (problem := registry.credentials_problem()) is not None
         }
-        content = {"status": "unavailable" if problems else "ok", "registries": problems}
+        if problems and problems != self._told:
+            for name, problem in problems.items():
+                _log.warning("not ready: %s: %s", name, problem)
+        self._told = problems
+        content: dict[str, object] = {"status": "unavailable" if problems else "ok"}
+        if is_let_in(request):
+            content["registries"] = problems
         return reply(503 if problems else 200, body=json.dumps(content).encode())

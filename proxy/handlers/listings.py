@@ -7,10 +7,13 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from proxy.access import Action, Rules
 from proxy.errors import PageInvalid
+from proxy.handlers.authentication import identity_of
 from proxy.handlers.replies import next_link, reply
 from proxy.handlers.routes import Route
 from proxy.oci import OCI_INDEX
+from proxy.services.catalog import Catalog
 from proxy.services.listings import Listings, PageRequest
 from proxy.services.registries import Target
 from proxy.upstream import Page, Registry
@@ -19,8 +22,10 @@ from proxy.upstream import Page, Registry
 class ListingHandlers:
     """Renders lists."""
 
-    def __init__(self, listings: Listings) -> None:
+    def __init__(self, listings: Listings, catalog: Catalog, rules: Rules) -> None:
         self._listings = listings
+        self._catalog = catalog
+        self._rules = rules
 
     async def tags(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         page = await self._listings.tags(target, _page(request))
@@ -28,7 +33,15 @@ class ListingHandlers:
         return _render(request, page, {"name": route.name, "tags": page.names})
 
     async def repositories(self, request: web.Request, registry: Registry) -> web.StreamResponse:
-        page = await self._listings.repositories(registry, _page(request))
+        asked, identity = _page(request), identity_of(request)
+        if self._rules.restricts:
+            page = await self._catalog.page(
+                registry,
+                asked,
+                lambda name: self._rules.allows(identity, Action.PULL, registry.name, name),
+            )
+        else:
+            page = await self._listings.repositories(registry, asked)
         return _render(request, page, {"repositories": page.names})
 
     async def referrers(

@@ -7,12 +7,14 @@ from contextlib import suppress
 
 from aiohttp import web
 
+from proxy.access import Action, Rules
 from proxy.errors import BlobUploadInvalid, BlobUploadUnknown, DigestInvalid
+from proxy.handlers.authentication import identity_of
 from proxy.handlers.bodies import Bodies
 from proxy.handlers.ranges import parse_chunk
 from proxy.handlers.replies import location, reply
 from proxy.handlers.routes import Route, parse_digest
-from proxy.oci import Digest
+from proxy.oci import Digest, RepositoryName
 from proxy.services.registries import Registries, Target
 from proxy.services.uploads import Uploads
 
@@ -20,9 +22,12 @@ from proxy.services.uploads import Uploads
 class UploadHandlers:
     """Renders uploads."""
 
-    def __init__(self, uploads: Uploads, registries: Registries, bodies: Bodies) -> None:
+    def __init__(
+        self, uploads: Uploads, registries: Registries, rules: Rules, bodies: Bodies
+    ) -> None:
         self._uploads = uploads
         self._registries = registries
+        self._rules = rules
         self._bodies = bodies
 
     async def start(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
@@ -54,17 +59,27 @@ class UploadHandlers:
     ) -> web.StreamResponse:
         digest = parse_digest(request.query["mount"])
         token: str | None
+        source = None
         if "from" in request.query:
             source = await self._registries.mount_source(request.query["from"], target)
-            if source is None:  # in another registry: nothing can be mounted from there
-                token = await self._uploads.start(target)
-            else:
-                token = await self._uploads.mount(target, digest, source)
+            # In another registry nothing can be mounted from there.
+            is_mountable = source is not None and self._may_pull(request, target, source)
         else:
-            token = await self._uploads.mount(target, digest, None)
+            # From wherever the registry likes, which rules could not judge.
+            is_mountable = not self._rules.restricts
+        if is_mountable:
+            token = await self._uploads.mount(target, digest, source)
+        else:
+            token = await self._uploads.start(target)
         if token is None:
             return _created(request, route, digest)
         return _accepted(request, route, token, 0)
+
+    def _may_pull(self, request: web.Request, target: Target, source: RepositoryName) -> bool:
+        """Whether whoever asks may read there: whoever may not sees what a blob that is not there
+        would show."""
+        registry = target.registry.name
+        return self._rules.allows(identity_of(request), Action.PULL, registry, source)
 
     async def append(
         self, request: web.Request, route: Route, target: Target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -79,6 +79,24 @@ class Target:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a name leads, before anybody is asked: a registry, and what is called for there.
+
+    `repository` is not checked yet. With a `host` the name leads to a registry of that name which
+    is not configured, and to `rest` there; the default one may know it, if that is another proxy.
+    """
+
+    registry: Registry
+    repository: str
+    host: str = ""
+    rest: str = ""
+
+
+def _everything(_: str) -> bool:
+    return True
+
+
 class Registries:
     """The configured registries by the name that clients use; the first one is the default."""
 
@@ -90,30 +108,46 @@ class Registries:
     def all(self) -> tuple[Registry, ...]:
         return tuple(self._by_name.values())
 
-    async def resolve(self, name: str, ns: str | None) -> Target:
-        """The target of a request for `name`, with `?ns=` if the client sent one.
-
-        Raises `NameInvalid` for what is no repository name, `NameUnknown` (naming the configured
-        registries) for a registry that is not configured.
-        """
+    def place(self, name: str, ns: str | None) -> Place:
+        """Where a request for `name` leads, with `?ns=` if the client sent one."""
         if ns is not None:
-            return self._target(self._by_name.get(ns) or await self._parent(ns), name, host=ns)
+            known = self._by_name.get(ns)
+            return Place(known, name) if known else Place(self._default, f"{ns}/{name}", ns, name)
         first, _, rest = name.partition("/")
         if rest and first in self._by_name:
-            return self._target(self._by_name[first], rest)
+            return Place(self._by_name[first], rest)
         # Only what can be nothing but a registry is refused: `ghcr.io/…` is a common prefix of
         # ECR's pull-through repositories, and so a repository name here.
         if rest and parse_host(first) is not None:
-            return self._target(await self._parent(first), rest, host=first)
-        return self._target(self._default, name)
+            return Place(self._default, name, first, rest)
+        return Place(self._default, name)
 
-    async def catalog(self, ns: str | None) -> Registry:
+    async def resolve(self, place: Place, shown: Callable[[str], bool] = _everything) -> Target:
+        """The target that is there.
+
+        Raises `NameInvalid` for what is no repository name, `NameUnknown` for a registry that is
+        not configured, naming those that are and may be `shown`.
+        """
+        # Another proxy as the default upstream may know a registry that is not known here.
+        if place.host and (self._default.is_ecr or not await self._default.is_peer()):
+            raise self._unknown(place.host, shown)
+        try:
+            repository = RepositoryName.parse(place.repository)
+        except ValueError as error:
+            raise NameInvalid(str(error)) from error
+        return self.target(place.registry, repository)
+
+    def name(self, ns: str | None) -> str:
+        """What the registry is called that `?ns=` names, configured or not."""
+        return self._default.name if ns is None else ns
+
+    def catalog(self, ns: str | None, shown: Callable[[str], bool] = _everything) -> Registry:
         """The registry whose repositories are to be listed."""
         if ns is None:
             return self._default
         registry = self._by_name.get(ns)
         if registry is None:
-            raise self._unknown(ns)
+            raise self._unknown(ns, shown)
         return registry
 
     async def mount_source(self, name: str, target: Target) -> RepositoryName | None:
@@ -122,7 +156,7 @@ class Registries:
         None for a name that cannot be one, too: what cannot be mounted is uploaded.
         """
         try:
-            source = await self.resolve(name, None)
+            source = await self.resolve(self.place(name, None))
         except (NameInvalid, NameUnknown):
             return None
         if source.registry is target.registry:
@@ -132,27 +166,12 @@ class Registries:
             return RepositoryName.parse(name)
         return None
 
-    async def _parent(self, host: str) -> Registry:
-        """Another proxy as the default upstream may know a registry that is not known here."""
-        if not self._default.is_ecr and await self._default.is_peer():
-            return self._default
-        raise self._unknown(host)
-
-    def _target(self, registry: Registry, name: str, *, host: str = "") -> Target:
-        if host and registry.name != host:
-            name = f"{host}/{name}"
-        try:
-            repository = RepositoryName.parse(name)
-        except ValueError as error:
-            raise NameInvalid(str(error)) from error
-        return self.target(registry, repository)
-
     def target(self, registry: Registry, repository: RepositoryName) -> Target:
         """A repository of a registry that is configured."""
         return Target(registry, repository, self._ways[registry.name])
 
-    def _unknown(self, host: str) -> NameUnknown:
-        known = ", ".join(self._by_name)
+    def _unknown(self, host: str, shown: Callable[[str], bool]) -> NameUnknown:
+        known = ", ".join(filter(shown, self._by_name))
         return NameUnknown(
             f"the registry {host[:255]!r} is not configured in this proxy; "
             f"configured: {known}. Add it with --registry or in the configuration file"
