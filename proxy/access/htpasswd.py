@@ -97,6 +97,11 @@ def _hash_of_nothing(cost: int) -> bytes:
     return bcrypt.gensalt(cost) + hashed.encode()
 
 
+def password_line(user: str, password: str) -> str:
+    """What stands for the password in a file; raises `ValueError`."""
+    return f"{check_user(user)}:{hash_password(password)}"
+
+
 def hash_password(password: str, *, cost: int = DEFAULT_COST) -> str:
     """For a line of the file; raises `ValueError` for a password that bcrypt cannot tell apart."""
     secret = password.encode()

@@ -29,8 +29,8 @@ def new_token() -> str:
 
 
 def token_line(user: str, token: str) -> str:
-    """What stands for the token in a file: `USER:sha256:HEX`."""
-    return f"{user}:sha256:{hashlib.sha256(token.encode()).hexdigest()}"
+    """What stands for the token in a file, `USER:sha256:HEX`; raises `ValueError`."""
+    return f"{check_user(user)}:sha256:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 def parse_token_file(text: str, source: str) -> Mapping[bytes, str]:

@@ -18,6 +18,7 @@ from proxy.cli.base import PROGRAM, examples
 from proxy.cli.cache import cache
 from proxy.cli.local import demo, rewrite, standin
 from proxy.cli.serve import serve
+from proxy.cli.users import htpasswd, token
 
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -38,7 +39,7 @@ def commands() -> None:
     """
 
 
-for _command in (serve, cache, standin, demo, rewrite):
+for _command in (serve, cache, token, htpasswd, standin, demo, rewrite):
     commands.add_command(_command)
 
 
