@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
-from proxy.errors import Unavailable
+from proxy.errors import RegistryError, Unavailable
 from proxy.refusals import Reason, Refusals
 
 # Below the 30 s in which some clients want a reply's headers (BUILDKIT.md).
@@ -25,8 +25,11 @@ WAIT_SECONDS: Final = 20.0
 _FOR_EACH_FREE: Final = 3
 
 
-class ReaderLeft(ConnectionError):
-    """Whoever waited does so no more: there is nobody to answer."""
+class ReaderLeft(RegistryError):
+    """Whoever waited does so no more: nobody reads the answer, but for the log."""
+
+    code = "UNAVAILABLE"
+    status = 499  # nginx's: the client has closed its request
 
 
 class Running(Protocol):
