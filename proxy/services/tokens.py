@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Final
 
@@ -27,7 +28,7 @@ class UploadTokens:
     def issue(self, name: str, target: Target) -> str:
         """A token for the upload of that name to that repository, begun by the target's client."""
         text = "\n".join((name, *target.key, target.client))
-        return self._fernet.encrypt(text.encode()).decode().rstrip("=")
+        return self._fernet.encrypt(text.encode()).decode().rstrip("=")  # as `_encoded`
 
     def read(self, token: str, target: Target) -> tuple[str, str]:
         """The upload's name, and the client that began it.
@@ -36,9 +37,12 @@ class UploadTokens:
         """
         if _TOKEN.fullmatch(token) is None:
             raise _unknown(target)
-        padded = token + "=" * (-len(token) % 4)
+        padded = (token + "=" * (-len(token) % 4)).encode()
         try:
-            text = self._fernet.decrypt(padded.encode()).decode()
+            # Nor may bits differ that stand for nothing: there is one way to write a token.
+            if _encoded(base64.urlsafe_b64decode(padded)) != token:
+                raise _unknown(target)
+            text = self._fernet.decrypt(padded).decode()
             # Last what may hold anything, as a user's name.
             name, registry, repository, client = text.split("\n", 3)
         except (InvalidToken, ValueError) as error:
@@ -46,6 +50,10 @@ class UploadTokens:
         if (registry, repository) != target.key:
             raise _unknown(target)
         return name, client
+
+
+def _encoded(token: bytes) -> str:
+    return base64.urlsafe_b64encode(token).decode().rstrip("=")
 
 
 def _unknown(target: Target) -> BlobUploadUnknown:
