@@ -93,12 +93,15 @@ class Spool:
     async def digest(self, algorithm: str) -> Digest:
         """The digest of all bytes so far; raises `CacheError` when they must be read and cannot."""
         async with self._lock:
-            self._check_open()
-            if algorithm == self._hasher.name:
-                return Digest.of_hash(self._hasher)
-            hasher = hashlib.new(algorithm)
-            await rehash(self._space, self._file.fd, self.size, hasher)
-            return Digest.of_hash(hasher)
+            return await self._digest(algorithm)
+
+    async def _digest(self, algorithm: str) -> Digest:
+        self._check_open()
+        if algorithm == self._hasher.name:
+            return Digest.of_hash(self._hasher)
+        hasher = hashlib.new(algorithm)
+        await rehash(self._space, self._file.fd, self.size, hasher)
+        return Digest.of_hash(hasher)
 
     async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to `end` (exclusive), which are there; as often as need be.
@@ -116,9 +119,6 @@ class Spool:
         Raises `WrongDigest` when it is another one's bytes, and `DiskFailed` when the disk refuses
         it: then it goes on as it was.
         """
-        actual = await self.digest(digest.algorithm)
-        if actual != digest:
-            raise WrongDigest(f"the bytes of an upload hash to {actual}, not {digest}")
         stored = False
 
         def arrived(new: bool) -> None:
@@ -128,8 +128,11 @@ class Spool:
             if new:
                 self._space.events.emit(Event(Kind.STORED, reference=digest, size=self.size))
 
+        # One turn for both: what came between them would be in the blob, and not in its digest.
         async with self._lock:
-            self._check_open()
+            actual = await self._digest(digest.algorithm)
+            if actual != digest:
+                raise WrongDigest(f"the bytes of an upload hash to {actual}, not {digest}")
             key = blob_key(digest)
             try:
                 await self._space.move_in(key, self._file, self._path, self._room, arrived=arrived)

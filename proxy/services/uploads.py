@@ -303,7 +303,14 @@ class Uploads:
             except BaseException:
                 await self._drop(session)  # it is that blob now, and takes no more
                 raise
-        self._sessions.remove(session)  # the blob is the debt's affair now
+        try:
+            await self._begin_owing(session, received, digest)
+        finally:
+            # The blob is the debt's affair now. Not before its bytes have left the upload: until
+            # then whoever missed the session would restore it, and write to what is published.
+            self._sessions.remove(session)
+
+    async def _begin_owing(self, session: Session, received: OnDisk, digest: Digest) -> None:
         known = self._debts.find(session.target, digest)
         if known is not None:  # somebody else has just pushed it, or while this one waited
             await received.transfer.cancel()

@@ -157,6 +157,21 @@ async def test_a_forged_location_is_unknown(proxy: RunningProxy) -> None:
         assert b"BLOB_UPLOAD_UNKNOWN" in answer.body
 
 
+async def test_an_upload_that_is_asked_for_while_it_is_finished_is_not_begun_anew(
+    proxy: RunningProxy,
+) -> None:
+    content = os.urandom(8 * 1024 * 1024)
+    digest = Digest.of(content, "sha512")  # another one than that of the upload: it is read again
+    location = await _begin(proxy)
+    asking = proxy.client.ask("PUT", f"{location}?digest={digest}", body=content)
+    finishing = asyncio.ensure_future(asking)
+    while not finishing.done():
+        await proxy.client.ask("GET", location)
+    assert finishing.result().status == 201
+    assert (await proxy.client.ask("GET", location)).status == 404
+    assert (await proxy.client.ask("GET", f"/v2/app/blobs/{digest}")).body == content
+
+
 async def test_a_cancelled_upload_is_unknown(proxy: RunningProxy) -> None:
     location = await _begin(proxy)
     assert (await proxy.client.ask("DELETE", location)).status == 204

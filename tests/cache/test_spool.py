@@ -77,6 +77,21 @@ async def test_other_bytes_are_not_published(cache: Cache) -> None:
     assert cache.files() == []
 
 
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+async def test_bytes_that_come_as_it_is_published_are_not_in_the_blob(
+    cache: Cache, algorithm: str
+) -> None:
+    spool = await spool_of(cache, BLOB)
+    digest = Digest.of(BLOB, algorithm)
+    published, appended = await asyncio.gather(
+        spool.publish(digest), spool.append(b"more"), return_exceptions=True
+    )
+    assert published is True
+    assert isinstance(appended, CacheError)
+    with cache.store.find(digest) or pytest.fail("not found") as pin:
+        assert pin.path.read_bytes() == BLOB
+
+
 async def test_a_blob_that_is_there_already_is_kept_once(cache: Cache) -> None:
     await collect(cache.store.fill(DIGEST, ByteSource(BLOB)).reader())
     await cache.stored(DIGEST)
