@@ -33,15 +33,30 @@ def reply(
     content_type: str = "application/json",
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
-    response = web.Response(status=status, body=body, headers={**_COMMON, **(headers or {})})
+    response = web.Response(status=status, body=body, headers=_fields(headers or {}))
     if body:
-        response.headers["Content-Type"] = content_type
+        response.headers["Content-Type"] = _field(content_type)
     return response
+
+
+def _fields(headers: Mapping[str, str]) -> dict[str, str]:
+    return _COMMON | {name: _field(value) for name, value in headers.items()}
+
+
+def _field(value: str) -> str:
+    """A header's value without what may not stand in one (RFC 9110 §5.5).
+
+    Some are upstream's own words, and aiohttp reads there what it refuses to write: that would be
+    a traceback and a closed connection.
+    """
+    if value.isprintable():
+        return value
+    return "".join(c if c.isprintable() else " " for c in value).strip()
 
 
 def head_reply(size: int | None, headers: Mapping[str, str]) -> web.Response:
     """A reply to HEAD about content of `size` bytes (None: not known)."""
-    response = web.Response(headers={**_COMMON, **headers})
+    response = web.Response(headers=_fields(headers))
     if size is not None:
         response.headers["Content-Length"] = str(size)
     return response
@@ -89,7 +104,7 @@ async def start_reply(
     request: web.Request, status: int, headers: Mapping[str, str]
 ) -> web.StreamResponse:
     """Send the head of a reply whose body follows: at once, since that may take its time."""
-    response = web.StreamResponse(status=status, headers={**_COMMON, **headers})
+    response = web.StreamResponse(status=status, headers=_fields(headers))
     response._send_headers_immediately = True
     await response.prepare(request)
     return response
