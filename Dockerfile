@@ -2,6 +2,7 @@
 #
 #   docker build --tag ecr-cache-proxy .
 #   docker run --network host --volume ecr-cache:/var/cache/ecr-cache-proxy \
+#     --read-only --cap-drop ALL --security-opt no-new-privileges \
 #     --env ECR_CACHE_PROXY_REGISTRY=123456789012.dkr.ecr.eu-west-1.amazonaws.com ecr-cache-proxy
 #
 # BASE is any image with Python 3.11 or newer and its venv module.

@@ -3,7 +3,7 @@
     lock                      held by the one process that uses the directory; its id is inside
     secret                    a key that outlives restarts
     blobs/sha256/ab/<hex>     verified blobs; a file is never changed once it is here
-    records/<kind>/ab/<hex>   small things, each with a checksum
+    records/<kind>/ab/<hex>   small things, each authenticated with the secret
     uploads/<name>            uploads on their way
     incoming/                 whatever is not whole yet; moved out by a rename
     quarantine/               blobs that were found damaged
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.cache.errors import CacheError
+from proxy.cache.ownership import secure
 from proxy.oci import Digest
 
 _ALGORITHMS: Final = {"sha256": b"2", "sha512": b"5"}
@@ -34,6 +35,8 @@ _QUARANTINED: Final = b"q"
 
 # Kinds of records that take a client's help to bring back: they give way to one another alone.
 _KEPT_KINDS: Final = frozenset({"alias", "debt"})
+
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 _UPLOAD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _KIND = re.compile(r"[a-z]{1,16}", re.ASCII)
@@ -82,7 +85,7 @@ class Layout:
         return path[len(self.root) + 1 :]
 
     def create(self) -> None:
-        """Make the directories; raises `CacheError` where that cannot be done."""
+        """Make the directories, for this user alone; raises `CacheError` where that cannot be."""
         try:
             os.makedirs(os.path.dirname(self.root), exist_ok=True)
             folders = (self.blobs, self.records, self.uploads, self.incoming, self.quarantine)
@@ -94,6 +97,7 @@ class Layout:
                         f"the cache directory {self.root} cannot be used: {path} is no directory; "
                         "choose another, or remove what is there"
                     )
+            secure(self.root, folders)
         except OSError as error:
             raise _unusable(self.root, error) from error
 
@@ -203,7 +207,7 @@ class Lock:
     def take(cls, layout: Layout) -> Lock:
         """Raises `CacheError` naming the process that has it."""
         try:
-            fd = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(layout.lock, _LOCK_FLAGS, 0o600)
         except OSError as error:
             raise _unusable(layout.root, error) from error
         try:

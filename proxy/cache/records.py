@@ -1,4 +1,8 @@
-"""Small things kept per registry and repository: each in a file of its own, with a checksum.
+"""Small things kept per registry and repository: each in a file of its own, and authenticated.
+
+A record stands for what upstream said, or for what a client was promised. So each carries a hash
+keyed with the directory's own secret: one that somebody else has written, or that was copied there
+from another cache or another name, is as good as a damaged one.
 
 What is in them is their users' affair. They share the blobs' budget: kinds that can be had again
 are evicted like blobs, those that take a client's help (`layout` names them) by later ones alone.
@@ -7,6 +11,7 @@ are evicted like blobs, those that take a client's help (`layout` names them) by
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 from typing import Final
@@ -19,6 +24,7 @@ from proxy.cache.files import disk_bytes, read_all, read_whole, replace, sync_di
 from proxy.cache.layout import is_kept, record_key
 from proxy.cache.policy import Entry
 from proxy.cache.room import Room
+from proxy.cache.secret import load_secret
 from proxy.cache.space import Space
 from proxy.cache.store import BlobStore
 from proxy.cache.values import Pin
@@ -33,15 +39,24 @@ class RecordStore:
     in `_memory` was read from, or written to, the disk under that key last.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, secret: bytes) -> None:
         self._space = space
+        self._secret = secret
         self._memory: LRUCache[bytes, bytes] = LRUCache(_MEMORY_BYTES, getsizeof=len)
         self._changes = 0
 
     @classmethod
     async def open(cls, store: BlobStore) -> RecordStore:
-        """The records in the store's directory, within its budget; done with when it is closed."""
-        return cls(store.space)
+        """The records in the store's directory, within its budget; done with when it is closed.
+
+        Raises `CacheError` when the directory's secret cannot be had.
+        """
+        return await cls.within(store.space)
+
+    @classmethod
+    async def within(cls, space: Space) -> RecordStore:
+        """The same before there is a store."""
+        return cls(space, await load_secret(space.layout))
 
     async def find(self, kind: str, registry: str, repository: str, key: str) -> bytes | None:
         """The content last put there. None when there is none, or when it is damaged.
@@ -72,7 +87,7 @@ class RecordStore:
         """
         identity = _identity(kind, registry, repository, key)
         name = _name(kind, identity)
-        data = _seal(identity, content)
+        data = _seal(self._secret, identity, content)
         kept = is_kept(name)
         try:
             # Before the turn: making room may evict the very record that is to be replaced.
@@ -116,7 +131,7 @@ class RecordStore:
             files = await space.disk.run(read_all, folder)
         except OSError as error:
             raise CacheError(f"{folder} cannot be read: {error}") from error
-        return [found for data in files if (found := _open(data)) is not None]
+        return [found for data in files if (found := _open(self._secret, data)) is not None]
 
     def _remember(self, name: bytes, content: bytes) -> None:
         self._changes += 1
@@ -137,7 +152,7 @@ class RecordStore:
                     f"a record cannot be read: the disk refused it: {error}"
                 ) from error
             return None
-        content = _unseal(identity, data)
+        content = _unseal(self._secret, identity, data)
         if content is None:
             space.trouble(f"a damaged record is dropped: {space.layout.path_of(name)}")
             await self._drop_damaged(name, data)
@@ -185,7 +200,7 @@ class RecordStore:
             self._space.budget.gone(entry)
 
 
-# The form of a file: the checksum of all that follows, who it is, what was put
+# The form of a file: the keyed hash of all that follows, who it is, what was put
 
 
 def _identity(kind: str, registry: str, repository: str, key: str) -> bytes:
@@ -196,23 +211,29 @@ def _name(kind: str, identity: bytes) -> bytes:
     return record_key(kind, hashlib.sha256(identity).digest())
 
 
-def _seal(identity: bytes, content: bytes) -> bytes:
+def _seal(secret: bytes, identity: bytes, content: bytes) -> bytes:
     body = identity + b"\n" + content
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    return _mark(secret, body) + b"\n" + body
 
 
-def _unseal(identity: bytes, data: bytes) -> bytes | None:
-    checksum, _, body = data.partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != checksum:
+def _unseal(secret: bytes, identity: bytes, data: bytes) -> bytes | None:
+    mark, _, body = data.partition(b"\n")
+    if not hmac.compare_digest(_mark(secret, body), mark):
         return None
     found, _, content = body.partition(b"\n")
     return content if found == identity else None
 
 
-def _open(data: bytes) -> tuple[str, str, str, bytes] | None:
+def _mark(secret: bytes, body: bytes) -> bytes:
+    # The person keeps it from being taken for anything else that is made with the secret.
+    keyed = hashlib.blake2b(body, key=secret, person=b"ecr-cache-record", digest_size=32)
+    return keyed.hexdigest().encode()
+
+
+def _open(secret: bytes, data: bytes) -> tuple[str, str, str, bytes] | None:
     """Registry, repository, key and content of a file of any record; None if it is damaged."""
     identity = data.partition(b"\n")[2].partition(b"\n")[0]
-    content = _unseal(identity, data)
+    content = _unseal(secret, identity, data)
     if content is None:
         return None
     _, registry, repository, key = json.loads(identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import secrets
 from typing import Final
@@ -37,13 +38,17 @@ def ensure_secret(layout: Layout) -> None:
 async def load_secret(layout: Layout) -> bytes:
     """32 random bytes in URL-safe base64; raises `CacheError` when they cannot be had."""
     try:
-        async with aiofiles.open(layout.secret, "rb") as file:
+        async with aiofiles.open(layout.secret, "rb", opener=_open_no_link) as file:
             secret = await file.read()
     except OSError as error:
         raise _unusable(layout, error) from error
     if _SECRET.fullmatch(secret) is None:
         raise CacheError(f"{layout.secret} was damaged just now; start again, for a new one")
     return secret
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 def _unusable(layout: Layout, error: OSError) -> CacheError:

@@ -71,7 +71,7 @@ class Owed:
 
     async def keep(self, space: Space) -> None:
         """Keep all blobs of which it is written down that they are owed; raises `CacheError`."""
-        records = RecordStore(space)
+        records = await RecordStore.within(space)
         for registry, repository, digest, _ in await records.all(_DEBT):
             self._pins.append(records.keep(_DEBT, registry, repository, digest))
             self._pins.append(Pin(space, blob_key(Digest.parse(digest))))

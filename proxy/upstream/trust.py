@@ -71,10 +71,10 @@ class TrustFile:
     """
 
     def __init__(self, content: bytes) -> None:
-        if hasattr(os, "memfd_create"):
+        try:
             self._file: IO[bytes] = os.fdopen(os.memfd_create("ca-bundle", os.MFD_CLOEXEC), "wb")
             self.path = f"/proc/self/fd/{self._file.fileno()}"
-        else:
+        except (AttributeError, OSError):  # no Linux, or a filter of system calls
             named = tempfile.NamedTemporaryFile(prefix="ca-bundle-")  # noqa: SIM115
             self._file, self.path = named, named.name  # removed as it is closed
         self._file.write(content)
