@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from proxy import access
 from proxy.access import Action, Authenticator, Rule, Rules
@@ -99,22 +99,6 @@ async def open_registries(
 
 def _registry_config(registry: RegistrySettings) -> RegistryConfig:
     new = registry.new_repositories
-    return RegistryConfig(
-        name=registry.name,
-        url=registry.url,
-        ecr=registry.ecr,
-        api_url=registry.api_url,
-        profile=registry.profile,
-        role_arn=registry.role_arn,
-        external_id=registry.external_id,
-        role_session_name=registry.role_session_name or "ecr-cache-proxy",
-        region=registry.region,
-        username=registry.username,
-        password=registry.password,
-        access_key_id=registry.access_key_id,
-        secret_access_key=registry.secret_access_key,
-        client_cert_file=registry.client_cert_file,
-        client_key_file=registry.client_key_file,
-        redirect_hosts=registry.redirect_hosts,
-        new_repositories=None if new is None else NewRepositories(**asdict(new)),
-    )
+    known = {known.name: getattr(registry, known.name) for known in fields(RegistryConfig)}
+    known["new_repositories"] = None if new is None else NewRepositories(**asdict(new))
+    return RegistryConfig(**known)

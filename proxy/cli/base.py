@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,26 @@ class UserError(click.ClickException):
     """What the person at the command line has to mend, in one line."""
 
     exit_code = _BAD_USE
+
+
+def log_to_stderr(level: str, form: str) -> None:
+    """Log from `level` on; what libraries log only from `info` on.
+
+    Below that botocore tells what it signs, and AWS's answers with the tokens in them.
+    """
+    chosen = logging.getLevelName(level.upper())
+    logging.basicConfig(level=max(chosen, logging.INFO), format=form)
+    logging.getLogger("proxy").setLevel(chosen)
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Whatever is made meanwhile is for this user alone, whatever the umask was before."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextmanager

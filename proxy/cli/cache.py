@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -11,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from proxy.cli.base import PROGRAM, UserError, examples, output_errors
+from proxy.cli.base import (
+    PROGRAM,
+    UserError,
+    examples,
+    log_to_stderr,
+    output_errors,
+    private_files,
+)
 from proxy.config import CacheSettings, SettingsError, load_cache_settings
 from proxy.oci import Digest
 from proxy.sizes import format_size, parse_share, parse_size
@@ -312,8 +318,10 @@ def _perform(
     from proxy.cli.upkeep import perform
 
     # The output is the commands'; what goes wrong beside it is told as in `main`.
-    logging.basicConfig(level=logging.WARNING, format=f"{PROGRAM}: %(message)s")
-    perform(_settings(flags), operation, arguments, take=take)
+    log_to_stderr("warning", f"{PROGRAM}: %(message)s")
+    settings = _settings(flags)
+    with private_files():
+        perform(settings, operation, arguments, take=take)
 
 
 def _settings(flags: Mapping[str, object]) -> CacheSettings:

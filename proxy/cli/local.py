@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from proxy.cli.base import (
     PROGRAM,
     UserError,
     examples,
+    log_to_stderr,
     output_errors,
     run_until_signal,
     start_errors,
@@ -106,7 +106,7 @@ def demo(listen: str) -> None:
     from proxy.demo import run_demo
 
     host, port = _loopback(listen)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    log_to_stderr("warning", "%(levelname)s %(message)s")
     with start_errors():
         run_until_signal(lambda stop: run_demo(host=host, port=port, stop=stop, say=click.echo))
 

@@ -9,7 +9,15 @@ from typing import Final, get_args
 import click
 
 from proxy import __version__
-from proxy.cli.base import PROGRAM, UserError, examples, run_until_signal, start_errors
+from proxy.cli.base import (
+    PROGRAM,
+    UserError,
+    examples,
+    log_to_stderr,
+    private_files,
+    run_until_signal,
+    start_errors,
+)
 from proxy.config import (
     DEFAULT_ABANDON_FILLS_BELOW,
     DEFAULT_BODY_TIMEOUT,
@@ -41,6 +49,8 @@ from proxy.config import (
     is_loopback,
     load_settings,
 )
+
+_log = logging.getLogger(__name__)
 
 # The limits on what clients may take, by key: their metavar, default, and what they say.
 _LIMITS: Final = (
@@ -217,18 +227,16 @@ def serve(**flags: object) -> None:
     from proxy import app
 
     settings = _load(flags)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
-    )
-    for warning in _warnings(settings):
-        logging.getLogger(__name__).warning("%s", warning)
+    log_to_stderr(settings.log_level, "%(asctime)s %(levelname)s %(message)s")
+    for warning in (*settings.warnings, *_warnings(settings)):
+        _log.warning("%s", warning)
 
     def on_ready(started: app.Started) -> None:
         first, *others = started.registries
         names = ", ".join([f"{first} (default)", *others])
         click.echo(f"{PROGRAM} {__version__} listening on http://{started.address}, for {names}")
 
-    with start_errors():
+    with start_errors(), private_files():
         run_until_signal(lambda stop: app.serve(settings, stop=stop, ready=on_ready))
 
 

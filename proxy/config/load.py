@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from proxy.config.secret_files import check_secret_files
 from proxy.config.sources import Given, SettingsError, Sources
 from proxy.config.tables import Table, kebab
 from proxy.config.values import (
@@ -80,7 +81,17 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
         limits=_resolve_limits(sources, given),
         ca_bundle=sources.ca_bundle,
         proxies=urllib.request.getproxies_environment(),
+        warnings=_check_files(sources, given),
     )
+
+
+def _check_files(sources: Sources, given: Given) -> tuple[str, ...]:
+    secrets = [sources.htpasswd_file, sources.token_file, sources.tls_key_file]
+    for table in sources.tables:
+        secrets += [table.password_file, table.client_key_file]
+    trusted = [sources.ca_bundle, sources.tls_client_ca_file, sources.tls_cert_file]
+    (secrets if given.has_secrets else trusted).append(given.path)
+    return tuple(check_secret_files(secrets, trusted))
 
 
 def load_cache_settings(flags: Mapping[str, object]) -> CacheSettings:

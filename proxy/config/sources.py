@@ -229,6 +229,20 @@ class Given:
         except ValidationError as error:
             raise SettingsError(self._describe(error)) from error
 
+    @property
+    def path(self) -> Path | None:
+        """The settings file, where there is one."""
+        return self._path
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether a password or tokens stand in the file itself."""
+        tables = self._file.get("tables")
+        named = (
+            [table for table in tables if "password" in table] if isinstance(tables, list) else []
+        )
+        return bool(named or self._file.get("tokens"))
+
     def in_file_alone(self, key: str) -> bool:
         """Whether no flag and no variable gives the key."""
         return key not in self._flags and key not in self._variables

@@ -200,6 +200,8 @@ class Settings:
     ca_bundle: Path | None = None
     # They may hold passwords.
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # For the log: files of secrets that others can read.
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def authenticates(self) -> bool:

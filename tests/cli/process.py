@@ -47,6 +47,13 @@ class Lines:
             if text in line:
                 return line
 
+    def rest(self) -> list[str]:
+        """All lines that nobody has waited for, once the program has ended."""
+        lines = []
+        while (line := self._coming.get(timeout=PATIENCE)) is not None:
+            lines.append(line)
+        return [*self._seen, *lines]
+
     def close(self) -> None:
         self._thread.join()
         self._stream.close()
