@@ -6,16 +6,18 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 
+from proxy.background import beside, every
 from proxy.cache import PATIENCE, BlobStore, CacheError, Patience, RecordStore, load_secret
 from proxy.cache.fill import Fill
 from proxy.config import Settings
+from proxy.descriptors import room_for_connections
 from proxy.event_log import EventLog
 from proxy.events import Events
 from proxy.gauges import watch_cache, watch_limits, watch_pushes
@@ -31,6 +33,7 @@ from proxy.handlers.listings import ListingHandlers
 from proxy.handlers.manifests import ManifestHandlers
 from proxy.handlers.metrics import MetricsHandlers
 from proxy.handlers.replies import render_errors
+from proxy.handlers.server import AccessLog, HttpServer, Limits
 from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
 from proxy.refusals import Refusals
@@ -55,6 +58,7 @@ from proxy.services.upkeep import Rounds, Upkeep, verify_in_rounds
 from proxy.services.uplink import Uplinks
 from proxy.services.uploads import Uploads
 from proxy.services.vouched import Vouched
+from proxy.tls import ServerTls, TlsError
 from proxy.upstream import Tuning
 from proxy.wiring import StartError as StartError
 from proxy.wiring import open_authenticator, open_registries, rules_of
@@ -65,11 +69,8 @@ _access_log = logging.getLogger("proxy.access")
 _EXPIRY_SECONDS: Final = 600.0
 # The free space of the file system is looked at as often, and times of last use are written down.
 _TEND_SECONDS: Final = 5.0
-# For replies that are written as the server closes; it waits twice as long for what does not end.
-_FLUSH_SECONDS: Final = 0.25
-# A client that has logged in with a token of ECR's sends it here too: its size has no bound, and
-# over 4,096 characters were seen (ECR.md §2), which Basic makes a third longer.
-_MAX_HEADER_BYTES: Final = 64 * 1024
+# How often the files of a certificate are looked at.
+_CERTIFICATE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,11 @@ class Started:
 
     address: str
     registries: Sequence[str]
+    scheme: str = "http"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.address}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +91,17 @@ class Timing:
     """When and for how long, where no setting says it; in tests, time runs out sooner.
 
     `rounds` of the background verify, `tuning` of what is asked upstream, `patience` with a blob
-    that breaks off; `fill_wait` is how many seconds a reader waits for a download to begin. By
-    `clock`, in seconds, what upstream has said grows old, and what is to outlive a restart does so
-    by `now`, in seconds since the epoch.
+    that breaks off; `fill_wait` is how many seconds a reader waits for a download to begin, and
+    `certificate_seconds` pass between looks at the certificate's files. By `clock`, in seconds,
+    what upstream has said grows old, and what is to outlive a restart does so by `now`, in seconds
+    since the epoch.
     """
 
     rounds: Rounds = field(default_factory=Rounds)
     tuning: Tuning = field(default_factory=Tuning)
     patience: Patience = PATIENCE
     fill_wait: float = WAIT_SECONDS
+    certificate_seconds: float = _CERTIFICATE_SECONDS
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
 
@@ -103,6 +111,7 @@ class Built:
     """What listens, and `drain`, which waits so many seconds at most until nothing is owed."""
 
     app: web.Application
+    refusals: Refusals
     drain: Callable[[float], Awaitable[None]]
 
 
@@ -110,35 +119,6 @@ def _reason(error: OSError) -> str:
     """The system's own words: asyncio wraps them in a text that repeats the address."""
     code = error.errno or 0  # negative for a name that cannot be resolved
     return os.strerror(code) if code > 0 else str(error.strerror)
-
-
-@asynccontextmanager
-async def _every(seconds: float, work: Callable[[], Awaitable[None] | None]) -> AsyncIterator[None]:
-    """Do some work at intervals while the context lasts."""
-
-    async def loop() -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                pending = work()
-                if pending is not None:
-                    await pending
-            except Exception:  # noqa: BLE001 housekeeping must go on, and its failure be seen
-                _log.exception("housekeeping failed")
-
-    async with _beside(loop()):
-        yield
-
-
-@asynccontextmanager
-async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Do endless work while the context lasts."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -164,7 +144,7 @@ async def build(
                 first=owed.keep,
             )
             stack.push_async_callback(store.close)
-            await stack.enter_async_context(_every(_TEND_SECONDS, store.tend))
+            await stack.enter_async_context(every(_TEND_SECONDS, store.tend))
             records = await RecordStore.open(store)
             secret = await load_secret(store.space.layout)
         except CacheError as error:
@@ -174,7 +154,7 @@ async def build(
         proofs = Proofs(stale_seconds=settings.stale_if_error, clock=timing.clock)
         leases = Leases(store, clock=timing.clock)
         stack.callback(leases.close)
-        await stack.enter_async_context(_every(_TEND_SECONDS, leases.expire))
+        await stack.enter_async_context(every(_TEND_SECONDS, leases.expire))
         expected = Expected(records)
         stack.push_async_callback(expected.close)
         existence = Existence(store, proofs, leases, expected, events, clock=timing.clock)
@@ -200,7 +180,7 @@ async def build(
         except CacheError as error:
             raise StartError(str(error)) from error
         owed.release()
-        await stack.enter_async_context(_every(_EXPIRY_SECONDS, debts.expire))
+        await stack.enter_async_context(every(_EXPIRY_SECONDS, debts.expire))
 
         vouched = Vouched(clock=timing.clock)
         limits = settings.limits
@@ -235,7 +215,7 @@ async def build(
             max_size=limits.max_upload_size,
         )
         stack.push_async_callback(uploads.close)
-        await stack.enter_async_context(_every(_EXPIRY_SECONDS, uploads.expire))
+        await stack.enter_async_context(every(_EXPIRY_SECONDS, uploads.expire))
 
         app = web.Application()
         draining.watch(app)
@@ -266,10 +246,10 @@ async def build(
 
         if settings.verify_rate:
             verifying = verify_in_rounds(store, rate=settings.verify_rate, rounds=timing.rounds)
-            await stack.enter_async_context(_beside(verifying))
+            await stack.enter_async_context(beside(verifying))
         control = listening(Upkeep(store), store.space.layout.control)
         await stack.enter_async_context(control)
-        yield Built(app, debts.drain)
+        yield Built(app, refusals, debts.drain)
 
 
 async def serve(
@@ -284,37 +264,69 @@ async def serve(
     draining = Draining()
     events = events or Events()
     events.subscribe(EventLog().tell)
-    async with build(settings, events, draining, timing or Timing()) as built:
-        runner = web.AppRunner(
+    timing = timing or Timing()
+    async with AsyncExitStack() as stack:
+        tls = await _open_tls(settings, stack, timing)
+        built = await stack.enter_async_context(build(settings, events, draining, timing))
+        server = HttpServer(
             built.app,
-            handle_signals=False,
-            access_log=_access_log,
-            access_log_class=AccessLogger,
-            shutdown_timeout=_FLUSH_SECONDS,
-            auto_decompress=False,  # digests are of the bytes that were sent
-            max_field_size=_MAX_HEADER_BYTES,
+            limits=_connection_limits(settings),
+            refusals=built.refusals,
+            access_log=AccessLog(logger=_access_log, writer=AccessLogger),
+            tls=None if tls is None else lambda: tls.context,
         )
-        await runner.setup()
         try:
-            site = web.TCPSite(runner, settings.host, settings.port)
             try:
-                await site.start()
+                host, port = await server.open(settings.host, settings.port)
             except OSError as error:
                 raise StartError(
                     f"cannot listen on {settings.host}:{settings.port}: {_reason(error)}; "
                     "choose another address with --listen"
                 ) from error
             if ready is not None:
-                host, port = runner.addresses[0][:2]
+                address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 names = [registry.name for registry in settings.registries]
-                ready(Started(f"{host}:{port}", names))
+                ready(Started(address, names, "http" if tls is None else "https"))
             await stop.wait()
             _log.info("stopping: waiting up to %gs for requests", settings.shutdown_timeout)
             deadline = time.monotonic() + settings.shutdown_timeout
-            await site.stop()
+            await server.stop()
             await draining.finish(settings.shutdown_timeout)
             # What requests have promised is kept, as far as the time goes.
             await built.drain(max(0.0, deadline - time.monotonic()))
         finally:
-            # Lets the last replies out, then closes what is left.
-            await runner.cleanup()
+            await server.close()
+
+
+async def _open_tls(settings: Settings, stack: AsyncExitStack, timing: Timing) -> ServerTls | None:
+    """The certificate, looked at again as long as the stack lasts; raises `StartError`."""
+    if settings.tls is None:
+        return None
+    try:
+        tls = await asyncio.to_thread(
+            ServerTls,
+            cert_file=settings.tls.cert_file,
+            key_file=settings.tls.key_file,
+            client_ca_file=settings.tls.client_ca_file,
+            now=timing.now,
+        )
+    except TlsError as error:
+        raise StartError(str(error)) from error
+
+    async def refresh() -> None:
+        await asyncio.to_thread(tls.refresh)
+
+    await stack.enter_async_context(every(timing.certificate_seconds, refresh))
+    return tls
+
+
+def _connection_limits(settings: Settings) -> Limits:
+    limits = settings.limits
+    return Limits(
+        max_connections=room_for_connections(limits.max_connections),
+        max_connections_per_client=limits.max_connections_per_client,
+        max_header_size=limits.max_header_size,
+        header_timeout=limits.header_timeout,
+        send_timeout=limits.send_timeout,
+        idle_timeout=limits.idle_timeout,
+    )

@@ -154,6 +154,35 @@ class NotFound(RegistryError):
     status = 404
 
 
+class BadRequest(RegistryError):
+    """What is no HTTP, or can be read in two ways."""
+
+    code = "UNSUPPORTED"  # the spec has none for it
+    status = 400
+
+
+class RequestLate(RegistryError):
+    """A request whose head did not come in time."""
+
+    code = "UNSUPPORTED"
+    status = 408
+
+
+class TargetTooLong(RegistryError):
+    code = "UNSUPPORTED"
+    status = 414
+
+
+class ExpectationFailed(RegistryError):
+    code = "UNSUPPORTED"
+    status = 417
+
+
+class HeaderTooLarge(RegistryError):
+    code = "UNSUPPORTED"
+    status = 431
+
+
 class TooManyRequests(RegistryError):
     code = "TOOMANYREQUESTS"
     status = 429

@@ -18,8 +18,8 @@ MAX_LINES = 400
 
 LEAVES = frozenset(
     {
-        *("oci", "errors", "event_log", "events", "metrics", "peer", "refusals", "singleflight"),
-        *("sizes", "unix_socket"),
+        *("background", "descriptors", "errors", "event_log", "events", "metrics", "oci", "peer"),
+        *("refusals", "singleflight", "sizes", "tls", "unix_socket"),
     }
 )
 

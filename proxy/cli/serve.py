@@ -234,7 +234,7 @@ def serve(**flags: object) -> None:
     def on_ready(started: app.Started) -> None:
         first, *others = started.registries
         names = ", ".join([f"{first} (default)", *others])
-        click.echo(f"{PROGRAM} {__version__} listening on http://{started.address}, for {names}")
+        click.echo(f"{PROGRAM} {__version__} listening on {started.url}, for {names}")
 
     with start_errors(), private_files():
         run_until_signal(lambda stop: app.serve(settings, stop=stop, ready=on_ready))

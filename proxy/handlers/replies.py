@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 ERROR_HEADER = "Ecr-Cache-Proxy-Error"
 
 _COMMON = {
+    "Server": "ecr-cache-proxy",  # instead of aiohttp's, which tells versions
     "Docker-Distribution-Api-Version": "registry/2.0",
     "X-Content-Type-Options": "nosniff",
     PEER_HEADER: __version__,

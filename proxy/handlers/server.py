@@ -1,0 +1,180 @@
+"""The HTTP server: listening sockets, who is let in, TLS, and aiohttp behind them.
+
+aiohttp's own sites accept without a limit, and hold one TLS context for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, cast
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+
+from proxy.handlers.admission import Admission, Ticket
+from proxy.handlers.connections import Connection, Patience
+from proxy.handlers.listener import Listener, bind
+from proxy.refusals import Reason, Refusals
+
+_log = logging.getLogger(__name__)
+
+# For replies that are written as the server closes; it waits twice as long for what does not end.
+_FLUSH_SECONDS: Final = 0.25
+# How long a TLS connection that we have closed waits for the client to close it too.
+_GOODBYE_SECONDS: Final = 5.0
+# The system holds it in a signed 32-bit number.
+_MAX_MILLISECONDS: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Connections in all and of one client; bytes of a head; seconds for the rest."""
+
+    max_connections: int
+    max_connections_per_client: int
+    max_header_size: int
+    header_timeout: float
+    send_timeout: float
+    idle_timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLog:
+    """Where requests are logged, and by what class of aiohttp's kind."""
+
+    logger: logging.Logger
+    writer: type[AbstractAccessLogger]
+
+
+class HttpServer:
+    """Serves an application; `tls` gives the context of a connection that comes now."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        limits: Limits,
+        refusals: Refusals,
+        access_log: AccessLog,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        self._limits = limits
+        self._refusals = refusals
+        self._access_log = access_log
+        self._tls = tls
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_FLUSH_SECONDS)
+        self._patience = Patience(
+            max_header_size=limits.max_header_size,
+            header_timeout=limits.header_timeout,
+            idle_timeout=limits.idle_timeout,
+        )
+        self._admission = Admission(
+            refusals,
+            most=limits.max_connections,
+            most_per_client=limits.max_connections_per_client,
+        )
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._listener: Listener | None = None
+
+    async def open(self, host: str, port: int) -> tuple[str, int]:
+        """Begin to listen, and say where; raises `OSError`. To be closed in any case."""
+        sockets = await bind(host, port)
+        await self._runner.setup()
+        server = cast(web.Server, self._runner.server)
+        handler = server.request_handler
+
+        async def respond(request: web.BaseRequest) -> web.StreamResponse:
+            return await cast(Connection, request.protocol).respond(request, handler)
+
+        server.request_handler = respond
+        self._listener = Listener(sockets, partial(self._take, server))
+        return self._listener.address
+
+    async def stop(self) -> None:
+        """Take no new connections; the others go on."""
+        if self._listener is not None:
+            await self._listener.close()
+
+    async def close(self) -> None:
+        """Let the last replies out, then close what is left."""
+        await self.stop()
+        for task in self._connecting:
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        await self._runner.cleanup()
+
+    def _take(self, server: web.Server, connection: socket.socket, address: str) -> None:
+        admitted = self._admission.enter(address)
+        if isinstance(admitted, Ticket):
+            self._hurry(connection)
+            protocol: asyncio.Protocol = self._serve(server, admitted)
+            give_back = admitted.give_back
+        else:
+            turned_away = self._admission.turn_away(admitted)
+            if turned_away is None:
+                connection.close()
+                return
+            protocol, give_back = turned_away, turned_away.give_back
+        connecting = asyncio.create_task(self._connect(connection, address, protocol, give_back))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
+
+    def _serve(self, server: web.Server, ticket: Ticket) -> Connection:
+        return Connection(
+            server,
+            patience=self._patience,
+            refusals=self._refusals,
+            closed=ticket.give_back,
+            access_log=self._access_log.logger,
+            access_log_class=self._access_log.writer,
+        )
+
+    def _hurry(self, connection: socket.socket) -> None:
+        """Have the system give up a client that takes nothing (tcp(7), TCP_USER_TIMEOUT).
+
+        That holds for files, for TLS and for plain writes alike. Where the option is missing, such
+        a client is only given up when it is gone.
+        """
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)
+        if option is not None:
+            milliseconds = min(int(self._limits.send_timeout * 1000) or 1, _MAX_MILLISECONDS)
+            connection.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
+
+    async def _connect(
+        self,
+        connection: socket.socket,
+        address: str,
+        protocol: asyncio.Protocol,
+        give_back: Callable[[], None],
+    ) -> None:
+        context = None if self._tls is None else self._tls()
+        seconds = None if context is None else self._limits.header_timeout
+        goodbye = None if context is None else _GOODBYE_SECONDS
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                connection,
+                ssl=context,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=goodbye,
+            )
+        except OSError as error:
+            self._count(error)
+            _log.info("TLS with %s failed: %s", address, getattr(error, "reason", None) or error)
+            give_back()
+        except BaseException:
+            give_back()
+            raise
+
+    def _count(self, error: OSError) -> None:
+        """A handshake that failed; asyncio says by this class that it took too long."""
+        if isinstance(error, ConnectionAbortedError):
+            self._refusals.count(Reason.HEADER_TIMEOUT)
+        elif isinstance(error, ssl.SSLError):
+            self._refusals.count(Reason.BAD_REQUEST)
