@@ -23,8 +23,9 @@ class Bodies:
     broken). Its upload is held for it, and nobody else could go on with that.
 
     A body that drips is not given up: on a bad line it may be an honest one. It costs a connection
-    and an upload, of which a client has only so many, and the room of what it has sent; `pulse`
-    sees to it that nobody waits for it.
+    and an upload, of which a client has only so many, and the room of what it has sent. What it has
+    not sent of a part takes up of what may run ahead of upstream, where the others go on one after
+    the other then (`Uplink.admit`), and what is whole goes up at once.
     """
 
     def __init__(self, refusals: Refusals, *, timeout: float) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from proxy.cache import Spool
 from proxy.errors import RangeInvalid, TooManyRequests
 from proxy.refusals import Reason, Refusals
-from proxy.services.pulse import Pulse
 from proxy.services.received import OnDisk
 from proxy.services.registries import Target
 from proxy.services.straight import Straight
@@ -32,7 +31,6 @@ class Session:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     last_used: float = field(default_factory=time.monotonic)
     is_lost: bool = False
-    _pulse: Pulse = field(default_factory=Pulse)
 
     @property
     def size(self) -> int:
@@ -50,8 +48,8 @@ class Session:
             )
 
     def resume(self) -> None:
-        """A client goes on with it: what it has sent counts, unless it takes its time."""
-        if isinstance(self.received, OnDisk) and not self._pulse.is_slow:
+        """A client goes on with it: what it has sent counts."""
+        if isinstance(self.received, OnDisk):
             self.received.transfer.resume()
 
     def pause(self) -> None:
@@ -64,7 +62,7 @@ class Session:
 
         `check_size` raises for an upload of too many bytes.
         """
-        async for chunk in self._pulse.watch(body, slow=self.pause, quick=self.resume):
+        async for chunk in body:
             check_size(self.size + len(chunk))
             spool = None
             if isinstance(self.received, OnDisk):

@@ -169,7 +169,6 @@ class Uploads:
             except DigestInvalid:
                 await self._drop(session)
                 raise
-            session.received.transfer.resume()  # however slowly it came, it is here
             # ECR takes no blob without bytes (ECR.md §4), which its client should hear at once.
             if session.target.push_mode is PushMode.WRITE_BACK and session.received.size:
                 await self._owe(session, session.received, digest)

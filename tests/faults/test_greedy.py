@@ -14,12 +14,11 @@ from proxy.config import LimitSettings
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import Digest
-from proxy.services import pulse
 from proxy.standin import Fault, StandIn
 from proxy.standin.faults import Armed
 from tests.faults.conftest import QUICK
 from tests.faults.content import KIB, MIB, Taken, downloads, noise, path_of, seed, take
-from tests.running import Answer, Client, RunningProxy, running, settings_for, straight_to
+from tests.running import Answer, Client, RunningProxy, running, settings_for
 from tests.test_metrics import samples
 
 GREEDY = [noise(256 * KIB, seed=number) for number in range(20)]
@@ -231,33 +230,32 @@ async def test_what_came_to_another_repository_meanwhile_is_not_given_to_who_wai
         await asyncio.gather(*asked)
 
 
-async def test_uploads_that_drip_keep_no_push_waiting(
-    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Parts that are not full cannot be sent, and are all that may run ahead of upstream."""
-    monkeypatch.setattr(pulse, "_SECONDS", 0.05)
+async def test_uploads_that_drip_keep_no_push_waiting(standin: StandIn, tmp_path: Path) -> None:
+    """Parts that are not full cannot be sent, and are three times what may run ahead of upstream.
+
+    Nor does it matter how large what the others push is: less than a part, or several.
+    """
     end = asyncio.Event()
     size = 4 * MIB + 512 * KIB
 
     async def drip() -> AsyncIterator[bytes]:
-        for start in range(0, size, 512 * KIB):
-            yield bytes(min(512 * KIB, size - start))
+        yield bytes(size)
         await end.wait()
         yield b"the end"
 
     async with limited(standin, tmp_path, max_fills=1) as proxy, neighbour(proxy) as greedy:
         dripping = []
-        for _ in range(4):
+        for _ in range(11):
             location = (await greedy.ask("POST", UPLOADS)).headers["Location"]
             dripping.append(asyncio.create_task(greedy.ask("PATCH", location, body=drip())))
             while (await greedy.ask("GET", location)).headers["Range"] != f"0-{size - 1}":
                 pass
-        digest = await proxy.client.push_blob("app", MODEST)
-        await proxy.until_upstream(digest)
+        modest = [noise(13 * MIB, seed=1), noise(13 * MIB, seed=2), MODEST]
+        pushes = (proxy.client.push_blob("app", content) for content in modest)
+        await proxy.until_upstream(*await asyncio.gather(*pushes))
+        assert not any(task.done() for task in dripping)
         end.set()
-        assert [answer.status for answer in await asyncio.gather(*dripping)] == [202] * 4
-    async with straight_to(standin) as client:
-        assert (await client.ask("HEAD", path_of(digest))).status == 200
+        assert [answer.status for answer in await asyncio.gather(*dripping)] == [202] * 11
 
 
 async def test_one_that_has_all_its_uploads_open_keeps_nobody_from_pushing(
