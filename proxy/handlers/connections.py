@@ -174,8 +174,7 @@ class Connection(web.RequestHandler):
         try:
             response = await handler(request)
         except web.HTTPException as error:
-            response = error_reply(_translate(error))
-            response.force_close()
+            response = _LastReply.of(_translate(error), self)
         if self._strict.ends_with(request.content):
             response.force_close()
         return response
@@ -223,6 +222,7 @@ class _LastReply(web.Response):
         reply = cls(status=plain.status, body=plain.body, headers=plain.headers)
         reply.connection = connection
         reply.force_close()
+        reply.headers["Connection"] = "close"  # HTTP/1.0 would not need it said
         return reply
 
     async def write_eof(self, data: bytes = b"") -> None:
