@@ -34,7 +34,7 @@ from proxy.refusals import Reason, Refusals
 _READ_AHEAD: Final = 256 * 1024
 # How long what a client goes on sending is read and thrown away after its last reply: a connection
 # that is closed with bytes unread is reset, and the reply with it (RFC 9112, section 9.6).
-_FAREWELL_SECONDS: Final = 2.0
+_FAREWELL_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,15 @@ class Connection(web.RequestHandler):
     waits for one (aiohttp's own idle timer looks at it). A test holds both.
     """
 
-    __slots__ = ("_closed", "_farewell", "_head_timer", "_patience", "_refusals", "_strict")
+    __slots__ = (
+        "_closed",
+        "_farewell",
+        "_head_timer",
+        "_leaving",
+        "_patience",
+        "_refusals",
+        "_strict",
+    )
 
     def __init__(
         self,
@@ -98,6 +106,8 @@ class Connection(web.RequestHandler):
         self._refusals = refusals
         self._closed = closed
         self._head_timer: asyncio.TimerHandle | None = None
+        # Whether the reply that is being given is the last one; set once that has been sent.
+        self._leaving = False
         self._farewell: asyncio.Event | None = None
 
     # As asyncio calls it
@@ -174,8 +184,9 @@ class Connection(web.RequestHandler):
         try:
             response = await handler(request)
         except web.HTTPException as error:
-            response = _LastReply.of(_translate(error), self)
+            return self._refuse(_translate(error))
         if self._strict.ends_with(request.content):
+            self._leaving = True
             response.force_close()
         return response
 
@@ -190,44 +201,44 @@ class Connection(web.RequestHandler):
         if isinstance(exc, ConnectionError):
             raise exc  # the client has gone
         if isinstance(exc, Refused):
-            self._refusals.count(_reason(exc.error))
-            return _LastReply.of(exc.error, self)
+            return self._refuse(exc.error)
         self.log_exception("%s failed", request.method, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionResetError("the reply had begun")
-        return _LastReply.of(Internal("the proxy failed at this request; its log says why"), self)
+        return self._last_reply(Internal("the proxy failed at this request; its log says why"))
 
-    async def take_leave(self) -> None:
-        """Read what the client still sends, without a look at it, until it has ended or so."""
-        self._farewell = asyncio.Event()
-        transport = self.transport
-        if transport is None:
-            return
-        if transport.can_write_eof():
-            with suppress(OSError):
-                transport.write_eof()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FAREWELL_SECONDS):
-                await self._farewell.wait()
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the end of a reply, and where it is the last one, see the client off."""
+        sent, gone = await super().finish_response(request, resp, start_time)
+        if self._leaving and not gone:
+            await self._take_leave()
+        return sent, gone
 
+    def _refuse(self, error: RegistryError) -> web.StreamResponse:
+        too_large = isinstance(error, HeaderTooLarge | TargetTooLong)
+        self._refusals.count(Reason.HEADER_SIZE if too_large else Reason.BAD_REQUEST)
+        return self._last_reply(error)
 
-class _LastReply(web.Response):
-    """An error after which nothing of the client's is read, and the connection ends."""
-
-    connection: Connection
-
-    @classmethod
-    def of(cls, error: RegistryError, connection: Connection) -> _LastReply:
-        plain = error_reply(error)
-        reply = cls(status=plain.status, body=plain.body, headers=plain.headers)
-        reply.connection = connection
+    def _last_reply(self, error: RegistryError) -> web.StreamResponse:
+        self._leaving = True
+        reply = error_reply(error)
         reply.force_close()
         reply.headers["Connection"] = "close"  # HTTP/1.0 would not need it said
         return reply
 
-    async def write_eof(self, data: bytes = b"") -> None:
-        await super().write_eof(data)
-        await self.connection.take_leave()
+    async def _take_leave(self) -> None:
+        """Read what the client still sends, without a look at it, until it ends; then close."""
+        self._farewell = asyncio.Event()
+        if self.transport is not None:
+            if self.transport.can_write_eof():
+                with suppress(OSError):
+                    self.transport.write_eof()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_SECONDS):
+                    await self._farewell.wait()
+        self.force_close()
 
 
 def render(error: RegistryError, *, body: bool = True) -> bytes:
@@ -240,11 +251,6 @@ def render(error: RegistryError, *, body: bool = True) -> bytes:
     lines += [f"{name}: {value}" for name, value in reply.headers.items()]
     head = "\r\n".join([*lines, "", ""]).encode()
     return head + content if body else head
-
-
-def _reason(error: RegistryError) -> Reason:
-    too_large = isinstance(error, HeaderTooLarge | TargetTooLong)
-    return Reason.HEADER_SIZE if too_large else Reason.BAD_REQUEST
 
 
 def _translate(error: web.HTTPException) -> RegistryError:

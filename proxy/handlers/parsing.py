@@ -94,7 +94,8 @@ class StrictParser:
             if in_body and self._body is not None:
                 self.last = True
                 # aiohttp would leave whoever reads the body waiting for the rest.
-                self._body.set_exception(web.RequestPayloadError(refused.error.message))
+                told = refused.error.message.rpartition(": ")[2]
+                self._body.set_exception(web.RequestPayloadError(told))
                 self._body.feed_eof()
                 return _NOTHING
             raise refused from error
