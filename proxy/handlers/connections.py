@@ -241,6 +241,12 @@ class Connection(web.RequestHandler):
         self.force_close()
 
 
+def count_unread(request: web.BaseRequest) -> None:
+    """Sending a file to this client ended with a timeout of the system's."""
+    if isinstance(request.protocol, Connection):
+        request.protocol.count_unread()
+
+
 def render(error: RegistryError, *, body: bool = True) -> bytes:
     """An error as the bytes of a whole reply, for where there is no request to answer."""
     reply = error_reply(error)

@@ -17,6 +17,7 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.handlers.connections import count_unread
 from proxy.handlers.replies import break_off, start_reply
 
 # What opening says when there is no such file, or something else in its place, rather than that
@@ -86,6 +87,8 @@ async def send_file(
             sent = await asyncio.get_running_loop().sendfile(transport, file, start, end - start)
         except OSError as error:
             if is_the_clients(error):
+                if isinstance(error, TimeoutError):
+                    count_unread(request)
                 return response
             raise _damaged(request, response, f"{path} cannot be read: {error}") from error
         if sent < end - start:  # not to be ended as if it were whole
