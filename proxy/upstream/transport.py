@@ -26,6 +26,7 @@ from proxy.peer import PEER_HEADER, version
 from proxy.upstream.addresses import ForbiddenAddress, is_forbidden, is_loopback
 from proxy.upstream.failures import Dropped, without_secrets
 from proxy.upstream.locations import origin
+from proxy.upstream.silence import AnswerLimit, tracing
 from proxy.upstream.trust import Trust
 from proxy.upstream.values import Body, Tuning
 
@@ -207,6 +208,7 @@ class Transport:
                     socket_factory=open_socket,
                 ),
                 middlewares=(_send_once,),
+                trace_configs=[tracing()],
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=_READ_BYTES,
@@ -270,27 +272,33 @@ class Transport:
             raise ForbiddenAddress  # also where it is a forward proxy who would connect
         proxy = choose_proxy(request.url, self._proxies)
         sessions = self._direct if proxy is None else self._proxied
-        return await sessions[request.pool].request(
-            request.method,
-            request.url,
-            headers=headers,
-            data=data,
-            allow_redirects=False,
-            proxy=proxy,
-            ssl=self._own_context if origin(request.url) == self._origin else self._context,
-            timeout=self._limits(request),
-        )
+        silence = self._silence(request)
+        length = request.body.length if request.body is not None else 0
+        async with AnswerLimit(silence, length) as limit:
+            return await sessions[request.pool].request(
+                request.method,
+                request.url,
+                headers=headers,
+                data=data,
+                allow_redirects=False,
+                proxy=proxy,
+                ssl=self._own_context if origin(request.url) == self._origin else self._context,
+                timeout=self._limits(request, silence),
+                trace_request_ctx=limit,
+            )
 
-    def _limits(self, request: Request) -> aiohttp.ClientTimeout:
+    def _silence(self, request: Request) -> float:
         tuning = self._tuning
         if request.silence is not None:
-            silence = request.silence
-        elif request.pool is Pool.DOWNLOADS:
-            silence = tuning.stall
-        elif request.pool is Pool.REQUESTS and request.method in {"GET", "HEAD"}:
-            silence = tuning.answer
-        else:
-            silence = tuning.idle
+            return request.silence
+        if request.pool is Pool.DOWNLOADS:
+            return tuning.stall
+        if request.pool is Pool.REQUESTS and request.method in {"GET", "HEAD"}:
+            return tuning.answer
+        return tuning.idle
+
+    def _limits(self, request: Request, silence: float) -> aiohttp.ClientTimeout:
+        tuning = self._tuning
         return aiohttp.ClientTimeout(
             total=None,  # a blob takes what it takes
             # This counts the wait for a place in the pool, which is short among requests, and

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -31,7 +32,7 @@ from proxy.oci import (
     Tag,
 )
 from proxy.peer import PEER_HEADER, version
-from proxy.upstream import Registry, RegistryConfig, Tuning
+from proxy.upstream import Registry, RegistryConfig, Tuning, Upload
 from tests.upstream.conftest import OpenRegistry
 from tests.upstream.fakes import (
     EXPIRED,
@@ -384,6 +385,36 @@ async def test_unknown_host_is_named(open_: OpenRegistry) -> None:
     )
     with pytest.raises(BadGateway, match=r"registry\.invalid cannot be resolved"):
         await registry.ping()
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH"])
+async def test_silence_after_an_interim_reply_is_a_timeout(
+    open_: OpenRegistry, server: FakeServer, method: str
+) -> None:
+    leave = asyncio.Event()
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        assert request.transport is not None
+        request.transport.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        await leave.wait()
+        return web.Response()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"four"
+
+    server.tell(method, PATH if method == "PUT" else "/v2/", silent)
+    tuning = Tuning(answer=0.05, idle=0.05, push_patience=0.05, attempts=1)
+    registry = await open_(RegistryConfig(name="lan", url=server.url), tuning=tuning)
+    upload = Upload(f"{server.url}/v2/")
+    asking = {
+        "GET": registry.ping,
+        "PUT": partial(registry.put_manifest, REPO, LATEST, b"{}", OCI_MANIFEST),
+        "PATCH": partial(registry.send_chunk, upload, offset=0, length=4, body=body),
+    }
+    with pytest.raises(GatewayTimeout):
+        await asking[method]()
+    leave.set()
 
 
 async def test_silence_is_a_timeout(open_: OpenRegistry, server: FakeServer) -> None:
