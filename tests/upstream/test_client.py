@@ -407,7 +407,7 @@ async def test_silence_after_an_interim_reply_is_a_timeout(
     tuning = Tuning(answer=0.05, idle=0.05, push_patience=0.05, attempts=1)
     registry = await open_(RegistryConfig(name="lan", url=server.url), tuning=tuning)
     upload = Upload(f"{server.url}/v2/")
-    asking = {
+    asking: dict[str, Callable[[], Awaitable[object]]] = {
         "GET": registry.ping,
         "PUT": partial(registry.put_manifest, REPO, LATEST, b"{}", OCI_MANIFEST),
         "PATCH": partial(registry.send_chunk, upload, offset=0, length=4, body=body),
