@@ -24,6 +24,9 @@ OCI_EMPTY: Final = "application/vnd.oci.empty.v1+json"
 # The four forms that a registry of today stores; what upstream is asked for, always (ECR.md §3).
 MANIFEST_TYPES: Final = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
 
+# RFC 6838 §4.2, with room for parameters that somebody may have left on.
+MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+/-]{1,255}(?:;[ -~]{0,255})?", re.ASCII)
+
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024  # distribution-spec "Pushing Manifests"; ECR's too
 
 # distribution-spec, "Pulling manifests": <name> and <reference>. The length is ECR's (§5).

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from typing import Final
 
 from aiohttp import web
 
@@ -15,15 +13,12 @@ from proxy.handlers.bodies import Bodies
 from proxy.handlers.replies import head_reply, location, reply
 from proxy.handlers.routes import Route
 from proxy.handlers.viewer import Show, asks_to_push, choose
-from proxy.oci import Reference, Tag
+from proxy.oci import MEDIA_TYPE, Reference, Tag
 from proxy.peer import AGE_HEADER, PEER_HEADER
 from proxy.refusals import Reason, Refusals
 from proxy.services.manifests import Manifests
 from proxy.services.pushes import Pushes
 from proxy.services.registries import Target
-
-# RFC 6838 §4.2, with room for parameters that somebody may have left on.
-_MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+/-]{1,255}(?:;[ -~]{0,255})?", re.ASCII)
 
 
 class ManifestHandlers:
@@ -156,14 +151,18 @@ def _tags(request: web.Request) -> list[Tag]:
 def _media_type(request: web.Request, content: bytes) -> str:
     """What the client says it is, or what the manifest says of itself."""
     if "Content-Type" in request.headers:
-        return request.headers["Content-Type"].partition(";")[0].strip().lower()
+        return _checked(request.headers["Content-Type"].partition(";")[0].strip().lower())
     try:
         named = json.loads(content).get("mediaType")
     except (ValueError, RecursionError, AttributeError):
         named = None
     if not isinstance(named, str):
         raise ManifestInvalid("the manifest has no media type: send it with a Content-Type")
-    # It becomes a header, which not every string of JSON can.
-    if _MEDIA_TYPE.fullmatch(named) is None:
-        raise ManifestInvalid(f"{named[:160]!r} is no media type")
-    return named
+    return _checked(named)
+
+
+def _checked(media_type: str) -> str:
+    """It becomes a header, which not everything can that a client sends in one, or in JSON."""
+    if MEDIA_TYPE.fullmatch(media_type) is None:
+        raise ManifestInvalid(f"{media_type[:160]!r} is no media type")
+    return media_type

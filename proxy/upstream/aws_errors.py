@@ -20,6 +20,7 @@ from proxy.errors import (
     Unavailable,
     Unsupported,
 )
+from proxy.upstream.errors import redact
 
 # botocore's METHOD of each provider in the credential chain, for people.
 _SOURCES: Final = {
@@ -154,7 +155,10 @@ def _code(error: boto.ClientError) -> str:
 
 def _explain_refusal(error: boto.ClientError, intro: str) -> RegistryError:
     code, message = _code(error), str(error.response.get("Error", {}).get("Message", ""))
-    said = f"{code}: {message}" if message else code
+    if code in _SIGNATURE:
+        # What follows is what should have been signed, with the session's token in it.
+        message = message.partition("\n")[0].partition(" The Canonical String")[0]
+    said = f"{code}: {redact(message)}" if message else code
     if code in _DENIED:
         what = "sts:AssumeRole" if "AssumeRole" in error.operation_name else _permission(error)
         return Unavailable(f"{intro}: {said}. The principal needs {what}")

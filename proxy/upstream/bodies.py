@@ -31,3 +31,9 @@ async def read_quietly(response: aiohttp.ClientResponse) -> bytes:
         return b""
     finally:
         response.close()  # nothing to close once the body has been read to its end
+
+
+def conceal(body: bytes, authorization: str | None) -> bytes:
+    """A refusal's body without the credentials that were refused, should it repeat them."""
+    token = (authorization or "").partition(" ")[2].encode()
+    return body.replace(token, b"(credentials)") if token else body

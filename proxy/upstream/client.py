@@ -21,7 +21,7 @@ from proxy.errors import RegistryError
 from proxy.events import Events
 from proxy.refusals import Reason, Refusals
 from proxy.upstream.auth import Authorizer
-from proxy.upstream.bodies import MAX_ERROR_BYTES, read_body, read_quietly
+from proxy.upstream.bodies import MAX_ERROR_BYTES, conceal, read_body, read_quietly
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.errors import (
     Kind,
@@ -40,7 +40,7 @@ from proxy.upstream.failures import (
     was_sent,
 )
 from proxy.upstream.limits import Limits, count_operations
-from proxy.upstream.locations import Destinations, resolve
+from proxy.upstream.locations import Destinations, is_safe, resolve, shown
 from proxy.upstream.retry import REPEATABLE, Repetitions, retry_after
 from proxy.upstream.transport import (
     Pool,
@@ -205,7 +205,7 @@ class Client:
             if response.status in call.ok:
                 return response
             status, headers = response.status, response.headers
-            body = await read_quietly(response)
+            body = conceal(await read_quietly(response), used)
             words = read_words(headers, body)
             abroad = not self._destinations.takes_credentials(url)
             if abroad and url != start and status in {400, 401, 403} and not asked_again:
@@ -231,6 +231,8 @@ class Client:
     def _start(self, call: Call) -> URL:
         """Where a call begins; raises `BadGateway` where upstream named a place not to go to."""
         if call.location is None:
+            if not is_safe(call.path):
+                raise errors.NameInvalid(f"{shown(call.path)!r} has what can be in no URL")
             return URL(self._base + call.path, encoded=True)
         try:
             return self._destinations.check(call.location, uploads=True)

@@ -44,6 +44,13 @@ _MAX_WORDS: Final = 2000
 # ECR names every layer that a manifest lacks, and a manifest may have 500 (ECR.md §4): by these
 # words they are sent again.
 _MAX_SAID: Final = 40_000
+# RFC 9110 §10.2.3: seconds, or a date in the one form that is still made (§5.6.7).
+_RETRY_AFTER: Final = re.compile(
+    r"[0-9]{1,9}|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+)
+# What is signed, and what was sent to authenticate, in words that repeat the request.
+_SIGNED: Final = re.compile(r"\?[^\s\"'<>]*x-amz-[^\s\"'<>]*", re.IGNORECASE)
+_CREDENTIALS: Final = re.compile(r"\b(basic|bearer) +[a-z0-9+/=._~-]{16,}", re.IGNORECASE)
 _XML_CODE: Final = re.compile(r"<Code>([^<]{1,200})</Code>")
 _XML_MESSAGE: Final = re.compile(r"<Message>([^<]{1,2000})</Message>")
 
@@ -97,7 +104,7 @@ class Words:
 
 def read_words(headers: Mapping[str, str], body: bytes) -> Words:
     """Upstream's code and message: the spec's JSON, S3's XML, or a line of plain text."""
-    text = body[: 1 << 16].decode("utf-8", "replace").strip()
+    text = redact(body[: 1 << 16].decode("utf-8", "replace")).strip()
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -117,6 +124,11 @@ def read_words(headers: Mapping[str, str], body: bytes) -> Words:
     return Words("", " ".join(text.split())[:_MAX_WORDS])
 
 
+def redact(text: str) -> str:
+    """Upstream's words without what they may repeat of a request: signed queries, credentials."""
+    return _CREDENTIALS.sub(r"\1 …", _SIGNED.sub("?…", text))
+
+
 def _sentence(entry: Mapping[str, object]) -> str:
     message, detail = entry.get("message"), entry.get("detail")
     words = message if isinstance(message, str) else ""
@@ -129,7 +141,8 @@ def translate(status: int, headers: Mapping[str, str], body: bytes, what: What) 
     """The error for an answer that was no success; `headers` are looked up without case."""
     words = read_words(headers, body)
     said = words.message or f"{what.registry} answered {status}{_where(words, what)}"
-    kept = {"Retry-After": headers["Retry-After"]} if "Retry-After" in headers else {}
+    asked = headers.get("Retry-After", "")
+    kept = {"Retry-After": asked} if _RETRY_AFTER.fullmatch(asked) else {}
     if status == 401:
         return refused_credentials(words, what)
     if exact := _KEPT.get((words.code, status)):

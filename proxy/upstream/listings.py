@@ -11,11 +11,16 @@ from proxy.errors import BadGateway
 from proxy.oci import MAX_MANIFEST_BYTES, Digest, RepositoryName
 from proxy.upstream.client import Call, Client, Reply
 from proxy.upstream.errors import Kind, What
+from proxy.upstream.locations import is_safe, shown
 from proxy.upstream.values import Page, Referrers
 
 _MAX_PAGE_BYTES: Final = 32 * 1024 * 1024
 _ECR_MAX_N: Final = 1000  # more is refused (ECR.md §3)
+# Escaped in a header of ours it is three times as long, and clients take 8 KiB (aiohttp, nginx).
+_MAX_LINK: Final = 2048
 _LINK: Final = re.compile(r"<([^<>]*)>([^<]*)")
+# What may be in a query (RFC 3986 §3.4): nothing that ends a link, or a header.
+_QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]+")
 _REL_NEXT: Final = re.compile(r""";\s*rel\s*=\s*["']?next\b""", re.IGNORECASE)
 
 
@@ -76,7 +81,7 @@ class ListingCalls:
         return Referrers(
             content=reply.body,
             filtered="artifacttype" in (part.strip() for part in applied.split(",")),
-            next_query=following.partition("?")[2] or None if following else None,
+            next_query=_find_query(following) if following else None,
         )
 
     async def _list(
@@ -107,8 +112,19 @@ def _find_next(reply: Reply) -> str | None:
     for value in reply.headers.getall("Link", ()):
         for target, parameters in _LINK.findall(value):
             if _REL_NEXT.search(parameters):
+                if len(target) > _MAX_LINK or not is_safe(target):
+                    raise BadGateway(
+                        f"{shown(reply.url)} links to its next page by what is no URL, or by one "
+                        f"of more than {_MAX_LINK} characters"
+                    )
                 return str(target)
     return None
+
+
+def _find_query(target: str) -> str | None:
+    """The query of a link, to be repeated in one of ours; None without one that can be."""
+    query = target.partition("?")[2].partition("#")[0]
+    return query if query and _QUERY.fullmatch(query) else None
 
 
 def find_last(target: str) -> str | None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 from proxy.errors import BadGateway
-from proxy.oci import MAX_MANIFEST_BYTES, Digest, Manifest, Reference, RepositoryName, Tag
+from proxy.oci import (
+    MAX_MANIFEST_BYTES,
+    MEDIA_TYPE,
+    Digest,
+    Manifest,
+    Reference,
+    RepositoryName,
+    Tag,
+)
 from proxy.peer import AGE_HEADER
 from proxy.upstream.client import Call, Client, Reply
 from proxy.upstream.errors import Kind
@@ -94,8 +103,8 @@ class ManifestCalls:
         )
         return PutReply(
             _find_digest(reply),
-            reply.headers.get("OCI-Subject"),
-            tuple(_split(reply.headers.getall("OCI-Tag", []))),
+            _read_digest(reply.headers.get("OCI-Subject", "")),
+            tuple(_find_tags(reply)),
         )
 
     async def delete_manifest(self, repository: RepositoryName, reference: Reference) -> None:
@@ -131,9 +140,19 @@ def _split(values: Sequence[str]) -> list[str]:
     return [name.strip() for value in values for name in value.split(",") if name.strip()]
 
 
+def _find_tags(reply: Reply) -> Iterator[Tag]:
+    for name in _split(reply.headers.getall("OCI-Tag", [])):
+        with suppress(ValueError):
+            yield Tag.parse(name)
+
+
 def _find_digest(reply: Reply) -> Digest | None:
+    return _read_digest(reply.headers.get("Docker-Content-Digest", ""))
+
+
+def _read_digest(text: str) -> Digest | None:
     try:
-        return Digest.parse(reply.headers.get("Docker-Content-Digest", ""))
+        return Digest.parse(text)
     except ValueError:
         return None
 
@@ -145,13 +164,15 @@ def _find_age(reply: Reply) -> float | None:
 def _media_type(reply: Reply) -> str:
     """The Content-Type without parameters; where it says nothing, what the manifest says itself."""
     media_type = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    # It becomes a header of ours, which not everything can that is in one, or in JSON.
+    if MEDIA_TYPE.fullmatch(media_type) is None:
+        media_type = ""
     if media_type in _UNTELLING and reply.body:
         try:
             document = json.loads(reply.body)
         except (ValueError, RecursionError):
             return media_type
         named = document.get("mediaType") if isinstance(document, dict) else None
-        # It becomes a header, which not every string of JSON can.
-        if isinstance(named, str) and named.isascii() and named.isprintable():
+        if isinstance(named, str) and MEDIA_TYPE.fullmatch(named):
             return named
     return media_type
