@@ -34,6 +34,14 @@ def test_what_the_project_asks_for_is_locked_at_a_version_that_fits(name: str) -
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier
 
 
+def test_each_dependency_says_what_it_is_for() -> None:
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    listed = text.partition("\ndependencies = [\n")[2].partition("\n]\n")[0].splitlines()
+    assert len(listed) == len(PROJECT["project"]["dependencies"])
+    for line in listed:
+        assert re.fullmatch(r'    "[^"]+", +# [a-zA-Z].{10,}', line), line
+
+
 def test_the_tests_run_with_the_versions_that_users_get() -> None:
     assert locked("requirements.txt").items() <= locked("requirements-dev.txt").items()
 
