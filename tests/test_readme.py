@@ -10,10 +10,12 @@ from pathlib import Path
 import click
 import pytest
 
+from proxy.access import Action, Identity
 from proxy.cli import commands
 from proxy.config import load_settings
 from proxy.config.sources import FILE_ALONE, NO_FLAG, NOT_IN_FILE, Sources, spell
 from proxy.config.tables import RuleTable, Table, kebab
+from proxy.wiring import rules_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -71,7 +73,7 @@ def flags_of(command: str) -> set[str]:
 def test_every_flag_that_is_written_exists(name: str) -> None:
     text = (ROOT / name).read_text("utf-8").replace("\\\n", " ")
     for command, rest in re.findall(
-        r"ecr-cache-proxy (serve|demo|standin|rewrite|cache [a-z]+)\b([^\n`]*)", text
+        r"ecr-cache-proxy (serve|demo|standin|rewrite|token|htpasswd|cache [a-z]+)\b([^\n`]*)", text
     ):
         assert set(re.findall(r"--[a-z-]+", rest)) <= flags_of(command), rest
 
@@ -84,12 +86,33 @@ def test_every_variable_that_is_written_exists(name: str) -> None:
 
 
 def test_the_settings_in_the_readme_load(tmp_path: Path) -> None:
-    (settings,) = [block for block in blocks("toml") if "[[registry]]" in block]
+    (settings,) = [b for b in blocks("toml") if "[[registry]]" in b and "[[rule]]" not in b]
     (tmp_path / "password").write_text("secret")
     file = tmp_path / "settings.toml"
     file.write_text(settings.replace("/run/secrets/registry", "password"))
     loaded = load_settings({"config": str(file)})
     assert [registry.ecr for registry in loaded.registries] == [True, True, False]
+
+
+def test_the_rules_in_the_readme_let_forks_read_the_cache_and_write_nothing(
+    tmp_path: Path,
+) -> None:
+    (text,) = [block for block in blocks("toml") if "[[rule]]" in block]
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    settings = load_settings({"config": str(file)})
+    assert settings.authenticates
+    rules, registry = rules_of(settings), settings.registries[0].name
+    for user, repository, allowed in (
+        ("fork-17", "app-cache", {"pull"}),
+        ("fork-17", "base/debian", {"pull"}),
+        ("fork-17", "app", set()),
+        ("ci", "app-cache", {"pull", "push"}),
+        ("ci", "other", set()),
+        ("admin", "other", {"pull", "push", "delete"}),
+    ):
+        may = {a for a in Action if rules.allows(Identity(user), a, registry, repository)}
+        assert may == allowed, (user, repository)
 
 
 def test_the_settings_of_new_repositories_in_the_readme_load(tmp_path: Path) -> None:
@@ -110,7 +133,10 @@ def test_the_settings_file_in_deploy_loads_also_with_what_is_commented_out(tmp_p
     assert len(load_settings({"config": str(file)}).registries) == 1
     uncommented = re.sub(r"^# (?=\[\[|[a-z-]+ = )", "", text, flags=re.MULTILINE)
     file.write_text(uncommented.replace("/run/secrets/registry", "password"))
-    assert len(load_settings({"config": str(file)}).registries) == 3
+    loaded = load_settings({"config": str(file)})
+    assert len(loaded.registries) == 3
+    assert len(loaded.access.rules) == 2
+    assert loaded.access.htpasswd_file is not None
 
 
 def test_the_other_blocks_of_the_readme_are_well_formed() -> None:
