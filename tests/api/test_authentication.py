@@ -16,7 +16,7 @@ import pytest
 from proxy.access.attempts import MAX_FAILURES
 from proxy.access.tokens import token_line
 from proxy.app import Timing
-from proxy.config import AccessSettings
+from proxy.config import AccessSettings, RegistrySettings
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import Digest
@@ -298,3 +298,22 @@ async def test_without_authentication_nothing_changes(standin: StandIn, tmp_path
         client = Client(f"http://{proxy.address}")
         await client.push_blob("app", b"content")
         await client.close()
+
+
+async def test_a_sidecar_logs_in_to_the_proxy_of_the_lan(
+    proxy: RunningProxy, tmp_path: Path
+) -> None:
+    lan = RegistrySettings(
+        name=proxy.address, url=f"http://{proxy.address}", username="ci", password=TOKEN
+    )
+    async with running(settings_for(lan, cache_dir=tmp_path / "sidecar")) as sidecar:
+        digest = await sidecar.client.push_blob("app", b"content")
+        await sidecar.until_upstream(digest)
+        # Its own clients need not say who they are, and what they say stays there.
+        got = await sidecar.client.ask("GET", "/v2/app/tags/list", headers=ALICE)
+        assert got.status == 200
+    wrong = replace(lan, password="wrong")
+    async with running(settings_for(wrong, cache_dir=tmp_path / "wrong")) as sidecar:
+        got = await sidecar.client.ask("GET", "/v2/app/tags/list", headers=ALICE)
+        assert got.status >= 500, "the sidecar's own login is no affair of its clients"
+        assert "WWW-Authenticate" not in got.headers

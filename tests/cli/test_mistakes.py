@@ -40,6 +40,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["serve", "--registry", ECR, "--cache-size", "20XB"], "--cache-size: '20XB' is no size"),
         (["serve", "--registry", ECR, "--config", "/nowhere"], "cannot read the settings file"),
         (["serve", "--registry", ECR, "--listen", ":5000"], "--listen: 0.0.0.0 is no loopback"),
+        (["token"], "Missing argument 'USER'; see ecr-cache-proxy token --help"),
+        (["token", "a:b"], "a user's name has no colon"),
         (
             ["serve", "--registry", "registry.example"],
             "registry.example is no ECR host; for another registry give its URL, https://registry",
@@ -88,6 +90,44 @@ def test_a_cache_directory_that_cannot_be_is_named(
     assert str(file) in complaint(capsys, *arguments, "--cache-dir", str(file / "cache"))
 
 
+@pytest.mark.parametrize("listen", ["0.0.0.0:5000", ":5000", "[::]:5000", "lan-cache:5000"])
+def test_a_container_that_others_reach_does_not_start_without_authentication(listen: str) -> None:
+    done = finished(["serve"], ECR_CACHE_PROXY_LISTEN=listen, ECR_CACHE_PROXY_REGISTRY=ECR)
+    assert done.returncode == 2
+    told = done.stderr.decode()
+    assert told.startswith("ecr-cache-proxy: ECR_CACHE_PROXY_LISTEN: ")
+    assert "is no loopback address, and clients are not authenticated" in told
+    for way_out in ("--htpasswd-file", "--token-file", "--insecure-no-client-auth"):
+        assert way_out in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "content", "told"),
+    [
+        ("--htpasswd-file", "alice:{SHA}x\n", ", line 1: this is SHA-1, and only bcrypt is taken"),
+        ("--token-file", "\nci:ecp_secret\n", ", line 2: this is a token itself"),
+        ("--token-file", None, "cannot read "),
+    ],
+)
+def test_a_file_of_users_that_cannot_be_used_is_named(
+    flag: str,
+    content: str | None,
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "users"
+    if content is not None:
+        path.write_text(content)
+    arguments = ["serve", "--registry", "http://127.0.0.1:9", "--listen", "127.0.0.1:0"]
+    arguments += ["--cache-dir", str(tmp_path / "cache"), flag, str(path)]
+    complained = complaint(capsys, *arguments)
+    assert told in complained
+    assert str(path) in complained
+    assert "ecp_secret" not in complained
+
+
 def test_a_host_is_ecr_whatever_its_name_when_endpoint_and_region_are_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +166,8 @@ def test_no_command_prints_the_help_and_fails(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     "command",
     [
-        *([], ["serve"], ["standin"], ["demo"], ["rewrite"], ["cache"]),
+        *([], ["token"], ["htpasswd"]),
+        *(["serve"], ["standin"], ["demo"], ["rewrite"], ["cache"]),
         *(["cache", name] for name in ("ls", "stats", "verify", "rm", "prune")),
     ],
 )

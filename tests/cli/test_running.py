@@ -13,8 +13,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from proxy.access.htpasswd import password_line
+from proxy.access.tokens import token_line
 from proxy.oci import OCI_INDEX, Digest
 from proxy.standin import Fault, StandIn, StandInSettings
+from tests.access.files import basic
 from tests.caches import OLD, Cache, only
 from tests.cli.process import finished, started
 from tests.running import Client, straight_to
@@ -143,6 +146,48 @@ async def test_an_address_that_others_reach_is_warned_of(standin: StandIn, tmp_p
     with started(arguments, **credentials(standin)) as program:
         await asyncio.to_thread(program.output.wait_for, "listening")
         await asyncio.to_thread(program.errors.wait_for, "clients are not authenticated")
+
+
+@pytest.mark.parametrize(
+    ("listen", "flags", "told"),
+    [
+        ("0.0.0.0:0", [], "cross the network to 0.0.0.0:0 in the clear"),
+        ("127.0.0.1:0", ["--insecure-no-client-auth"], "changes nothing, leave it out"),
+    ],
+)
+async def test_what_authentication_leaves_open_is_warned_of(
+    standin: StandIn, tmp_path: Path, listen: str, flags: list[str], told: str
+) -> None:
+    (tmp_path / "htpasswd").write_text(password_line("alice", "wonderland"))
+    arguments = ["serve", "--config", settings_file(tmp_path, standin), "--listen", listen]
+    arguments += ["--htpasswd-file", str(tmp_path / "htpasswd"), *flags]
+    with started(arguments, **credentials(standin)) as program:
+        line = await asyncio.to_thread(program.output.wait_for, "listening")
+        await asyncio.to_thread(program.errors.wait_for, told)
+        port = line.partition(",")[0].rpartition(":")[2]
+        client = Client(f"http://127.0.0.1:{port}")
+        assert (await client.ask("GET", "/v2/")).status == 401
+        login = {"Authorization": basic("alice", "wonderland")}
+        assert (await client.ask("GET", "/v2/", headers=login)).status == 200
+        await client.close()
+
+
+async def test_with_authentication_on_loopback_there_is_nothing_to_warn_of(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    token = token_line("ci", "ecp_secret")
+    arguments = ["serve", "--config", settings_file(tmp_path, standin)]
+    with started(arguments, **credentials(standin), ECR_CACHE_PROXY_TOKENS=token) as program:
+        line = await asyncio.to_thread(program.output.wait_for, "listening")
+        client = Client(line.partition(" on ")[2].partition(",")[0])
+        bearer = {"Authorization": "Bearer ecp_secret"}
+        assert (await client.ask("GET", "/v2/", headers=bearer)).status == 200
+        assert (await client.ask("GET", "/v2/")).status == 401
+        await client.close()
+        program.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(program.wait) == 0
+        first = await asyncio.to_thread(program.errors.wait_for, "")
+        assert " WARNING " not in first
 
 
 def test_the_standin_alone_prints_how_to_reach_it(tmp_path: Path) -> None:

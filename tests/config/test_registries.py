@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import RegistrySettings
+from proxy.config import RegistrySettings, load_settings
 from tests.config.loading import ECR, OTHER_ECR, load, refusal
 
 
@@ -157,3 +157,7 @@ def test_an_address_that_others_reach_is_refused_unless_that_is_accepted(
     assert told.startswith(f"--listen: {host} is no loopback address")
     assert "--insecure-no-client-auth" in told
     assert load(listen=listen, registry=(ECR,), insecure_no_client_auth=True).host == host
+    for way in ("htpasswd_file", "token_file"):
+        settings = load_settings({"listen": listen, "registry": (ECR,), way: "users"})
+        assert settings.host == host
+        assert settings.authenticates
