@@ -22,7 +22,13 @@ def _isolated(folder: Path) -> dict[str, str]:
 
 
 class Skopeo:
-    """`skopeo`, with state in `folder` only. Registries are taken to speak plain HTTP."""
+    """`skopeo`, with state in `folder` only.
+
+    Registries are taken to speak plain HTTP, unless there are `certificates`: a folder with a
+    `ca.crt` to trust and, to authenticate by, a `client.cert` and its `client.key`.
+    """
+
+    certificates: Path | None = None
 
     def __init__(self, folder: Path) -> None:
         self._env = _isolated(folder)
@@ -34,26 +40,46 @@ class Skopeo:
 
     def copy(self, source: str, destination: str) -> Outcome:
         """`skopeo copy`, of every image of an index if the source is one."""
-        options = ("--all", "--src-tls-verify=false", "--dest-tls-verify=false")
-        return self._run("copy", *options, source, destination)
+        options = (*self._tls("src-"), *self._tls("dest-"))
+        return self._run("copy", "--all", *options, source, destination)
+
+    def login(self, registry: str, username: str, password: str) -> Outcome:
+        """`skopeo login` at HOST:PORT, which the registry is asked to confirm."""
+        words = ("--username", username, "--password-stdin", registry)
+        return self._run("login", *self._tls(), *words, stdin=password)
 
     def sync_to_folder(self, repository: str, folder: Path) -> Outcome:
         """`skopeo sync` of every tag of HOST:PORT/REPO; each becomes a folder `NAME:TAG`."""
-        options = ("--all", "--src=docker", "--dest=dir", "--src-tls-verify=false")
+        options = ("--all", "--src=docker", "--dest=dir", *self._tls("src-"))
         return self._run("sync", *options, repository, str(folder))
 
     def tags(self, repository: str) -> frozenset[str]:
         """The tags of docker://HOST:PORT/REPO."""
-        answer = self._run("list-tags", "--tls-verify=false", repository).log
+        answer = self._run("list-tags", *self._tls(), repository).log
         return frozenset(json.loads(answer)["Tags"])
 
-    def _run(self, *arguments: str) -> Outcome:
+    def _tls(self, side: str = "") -> tuple[str, ...]:
+        return _tls(self.certificates, side)
+
+    def _run(self, *arguments: str, stdin: str = "") -> Outcome:
         # No signature is to be checked, whatever the system's policy.json asks for.
-        return run(["skopeo", "--insecure-policy", *arguments], env=self._env)
+        return run(["skopeo", "--insecure-policy", *arguments], env=self._env, stdin=stdin)
+
+
+def _tls(certificates: Path | None, side: str = "") -> tuple[str, ...]:
+    """The options for plain HTTP, or for a folder of certificates."""
+    if certificates is None:
+        return (f"--{side}tls-verify=false",)
+    return (f"--{side}tls-verify=true", f"--{side}cert-dir={certificates}")
 
 
 class Buildah:
-    """`buildah`, with images and containers in `folder`, stored as plain files (vfs)."""
+    """`buildah`, with images and containers in `folder`, stored as plain files (vfs).
+
+    `certificates` as skopeo has them.
+    """
+
+    certificates: Path | None = None
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -79,12 +105,17 @@ class Buildah:
         self._run("commit", policy, f"--format={image_format}", "--quiet", container, name)
         self._run("rm", container)
 
+    def login(self, registry: str, username: str, password: str) -> Outcome:
+        """`buildah login` at HOST:PORT, which the registry is asked to confirm."""
+        words = ("--username", username, "--password-stdin", registry)
+        return self._run("login", *_tls(self.certificates), *words, stdin=password)
+
     def push(self, name: str, destination: str) -> str:
         """Pushes a local image to docker://HOST:PORT/REPO:TAG; returns its manifest's digest."""
         digest = self._folder / "pushed-digest"
         self._run(
             "push",
-            "--tls-verify=false",
+            *_tls(self.certificates),
             f"--signature-policy={self._policy}",
             f"--digestfile={digest}",
             name,
@@ -95,7 +126,9 @@ class Buildah:
     def pull(self, source: str) -> str:
         """Pulls docker://HOST:PORT/REPO:TAG; returns the digest of the manifest received."""
         policy = f"--signature-policy={self._policy}"
-        image = self._run("pull", "--tls-verify=false", policy, "--quiet", source).log.split()[-1]
+        image = self._run("pull", *_tls(self.certificates), policy, "--quiet", source).log.split()[
+            -1
+        ]
         return str(json.loads(self._run("inspect", "--type=image", image).log)["FromImageDigest"])
 
     def remove_all_images(self) -> None:
@@ -108,5 +141,5 @@ class Buildah:
         container = self._run("from", "--pull-never", policy, image).log.split()[-1]
         return Path(self._run("mount", container).log.strip())
 
-    def _run(self, *arguments: str) -> Outcome:
-        return run(["buildah", *arguments], env=self._env)
+    def _run(self, *arguments: str, stdin: str = "") -> Outcome:
+        return run(["buildah", *arguments], env=self._env, stdin=stdin)

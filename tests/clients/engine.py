@@ -23,6 +23,8 @@ STOP_TIMEOUT = 30.0
 POLL_INTERVAL = 0.05
 
 _OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
+# A program that finds a folder of ours as its /etc/docker, where the daemon looks for certificates.
+_OWN_SETTINGS = 'mkdir -p /etc/docker && mount --bind "$0" /etc/docker && exec "$@"'
 
 
 def missing_for_engine() -> str | None:
@@ -52,6 +54,7 @@ class Engine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = folder / "config"
+        self.settings = folder / "etc"
         self._clients = unpacked_clients()
         self._processes: list[subprocess.Popen[bytes]] = []
         # Only what is listed here reaches a daemon or the CLI: a DOCKER_HOST, a BUILDX_BUILDER or
@@ -126,6 +129,30 @@ class Engine:
         """Forgets the login for `registry`."""
         self.docker("logout", registry)
 
+    def trust(self, registry: str, certificates: Path) -> None:
+        """Takes the certificates of a folder (`ca.crt`, `client.cert`, `client.key`) for HOST:PORT.
+
+        As `/etc/docker/certs.d` has them on a machine of its own.
+        """
+        folder = self.settings / "certs.d" / registry
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(certificates, folder)
+
+    def pull_by_containerd(
+        self, image: str, *, certificates: Path, user: str = "", check: bool = True
+    ) -> Outcome:
+        """`ctr images pull`: containerd's own resolver; `user` is `NAME:PASSWORD`."""
+        arguments: list[str | Path] = ["--tlscacert", certificates / "ca.crt"]
+        if (certificates / "client.cert").exists():
+            arguments += ["--tlscert", certificates / "client.cert"]
+            arguments += ["--tlskey", certificates / "client.key"]
+        if user:
+            arguments += ["--user", user]
+        ctr: list[str | Path] = [self._clients / "usr/bin/ctr"]
+        ctr += ["--address", self.folder / "containerd.sock", "--namespace", "pulled"]
+        pull = [*ctr, "images", "pull", "--local", *arguments, image]
+        return run(pull, env=self._env, check=check)
+
     def push(self, image: str, *, check: bool = True) -> Outcome:
         """`docker push`."""
         return self.docker("push", image, check=check)
@@ -151,6 +178,7 @@ class Engine:
 
     def _start(self) -> None:
         self.config.mkdir(parents=True)
+        self.settings.mkdir()
         _write_json(
             self.config / "config.json",
             {"cliPluginsExtraDirs": [f"{self._clients}/usr/libexec/docker/cli-plugins"]},
@@ -204,6 +232,7 @@ class Engine:
             self._processes.append(
                 subprocess.Popen(
                     ["setpriv", "--pdeathsig", "TERM", *_OWN_MOUNTS]
+                    + ["sh", "-c", _OWN_SETTINGS, str(self.settings)]
                     + [str(word) for word in (self._clients / program, *arguments)],
                     env=self._env,
                     stdin=subprocess.DEVNULL,

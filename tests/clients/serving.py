@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -44,19 +45,26 @@ def standin_in_a_thread(settings: StandInSettings) -> Iterator[StandIn]:
 
 
 class ServedProxy:
-    """`ecr-cache-proxy serve` in a process of its own, configured as a person would."""
+    """`ecr-cache-proxy serve` in a process of its own, configured as a person would.
 
-    def __init__(self, folder: Path, standin: StandIn) -> None:
-        folder.mkdir(parents=True)
+    `settings` are further lines for the top of its file, and `tables` for its end.
+    """
+
+    def __init__(
+        self, folder: Path, standin: StandIn, settings: str = "", tables: str = ""
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.address = ""
         self.log = folder / "proxy.log"
         self._cache = folder / "cache"
         self._config = folder / "proxy.toml"
         self._config.write_text(
+            f"{settings}\n"
             "[[registry]]\n"
             f'host = "{standin.host}"\n'
             f'endpoint = "{standin.url}"\n'
             f'api-endpoint = "{standin.url}"\n'
+            f"{tables}"
         )
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
@@ -91,10 +99,11 @@ class ServedProxy:
             )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if "http://" not in line:
+        address = re.search(r"https?://([^\s,]+)", line)
+        if address is None:
             self.stop()
             raise AssertionError(f"the proxy did not start: {line}{self.log.read_text()}")
-        self.address = line.partition("http://")[2].split(",")[0].split()[0]
+        self.address = address[1]
 
     def stop(self) -> None:
         """As a service manager does; it must end by itself, and with success."""
