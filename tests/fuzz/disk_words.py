@@ -20,7 +20,7 @@ from proxy.cache.layout import (
     upload_key,
 )
 from proxy.cache.policy import Entry
-from proxy.cache.records import _open
+from proxy.cache.records import _identity, _open, _seal
 from proxy.services.tags import _Heard
 from tests.fuzz.documents import Documents
 from tests.fuzz.mutation import Mutator
@@ -33,6 +33,7 @@ _PATHS: Final = (
     *(f"incoming/sha256-{_HEX}", f"incoming/alias-{_HEX}", f"quarantine/sha256-{_HEX}"),
     *("lock", "secret", "checkpoint", "control.sock", "incoming/checkpoint-0"),
 )
+_SECRET: Final = b"the secret of a cache"
 _TAG: Final = (f"sha256:{_HEX}", "application/vnd.oci.image.index.v1+json", 10, 1.5e9)
 
 
@@ -104,12 +105,12 @@ def _draw_key(mutator: Mutator) -> tuple[str, str]:
 
 
 def _draw_record(mutator: Mutator) -> bytes:
-    body = b'["alias", "registry", "app", "key"]\ncontent'
-    return mutator.content((hashlib.sha256(body).hexdigest().encode() + b"\n" + body, b""))
+    sealed = _seal(_SECRET, _identity("alias", "registry", "app", "key"), b"content")
+    return mutator.content((sealed, b""))
 
 
 def _check_record(data: bytes) -> str:
-    return "damaged" if _open(data) is None else "record"
+    return "damaged" if _open(_SECRET, data) is None else "record"
 
 
 def _draw_tag(mutator: Mutator) -> bytes:
