@@ -8,6 +8,7 @@ that change on disk in `test_bit_rot`, repair in `test_commit_point`, registries
 from __future__ import annotations
 
 import os
+import string
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -203,6 +204,16 @@ async def test_a_location_that_this_proxy_did_not_give_leads_to_no_upload(
     assert (await both.client.ask("GET", location)).headers["Range"] == "0-3"
     done = await both.client.ask("PUT", f"{location}?digest={digest}", body=b", and more")
     assert done.status == 201
+
+
+async def test_a_location_is_written_in_one_way(proxy: RunningProxy) -> None:
+    """Base64 of so many bytes ends in bits that stand for nothing: they may be no others."""
+    started = await proxy.client.ask("POST", "/v2/team/app/blobs/uploads/")
+    location = started.headers["Location"]
+    for last in string.ascii_letters + string.digits + "-_":
+        status = 204 if last == location[-1] else 404
+        assert (await proxy.client.ask("GET", location[:-1] + last)).status == status
+    assert len(location.rpartition("/")[2]) % 4, "there are no such bits"
 
 
 # What upstream says

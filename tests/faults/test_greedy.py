@@ -14,6 +14,7 @@ from proxy.config import LimitSettings
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import Digest
+from proxy.services import uplink
 from proxy.standin import Fault, StandIn
 from proxy.standin.faults import Armed
 from tests.faults.conftest import QUICK
@@ -230,11 +231,14 @@ async def test_what_came_to_another_repository_meanwhile_is_not_given_to_who_wai
         await asyncio.gather(*asked)
 
 
-async def test_uploads_that_drip_keep_no_push_waiting(standin: StandIn, tmp_path: Path) -> None:
+async def test_uploads_that_drip_keep_no_push_waiting(
+    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Parts that are not full cannot be sent, and are three times what may run ahead of upstream.
 
     Nor does it matter how large what the others push is: less than a part, or several.
     """
+    monkeypatch.setattr(uplink, "_MOST_AHEAD", 16 * MIB)
     end = asyncio.Event()
     size = 4 * MIB + 512 * KIB
 
