@@ -200,17 +200,15 @@ async def test_a_manifest_that_is_too_large_is_refused(
 
 
 @pytest.mark.parametrize("path", ["manifests/t", "blobs/uploads/"])
-@pytest.mark.parametrize("body", [b"9\r\nbroken", b"no chunk\r\n"])
 async def test_a_body_that_stops_coming_is_given_up(
-    standin: StandIn, tmp_path: Path, path: str, body: bytes
+    standin: StandIn, tmp_path: Path, path: str
 ) -> None:
-    """aiohttp tells a handler nothing of a broken chunk, and it would wait for ever."""
     async with limited_to(LimitSettings(body_timeout=0.05), standin, tmp_path) as proxy:
         location, method = f"/v2/app/{path}", "PUT"
         if path.startswith("blobs"):
             location, method = await begin(proxy.client), "PATCH"
         head = f"{method} {location} HTTP/1.1\r\nHost: proxy\r\nTransfer-Encoding: chunked\r\n\r\n"
-        reply = await send(proxy, head.encode(), body)
+        reply = await send(proxy, head.encode(), b"9\r\nbroken")
         assert reply.startswith(b"HTTP/1.1 400 ")
         assert b"the body stopped coming" in reply
         assert b"body-timeout" in reply
