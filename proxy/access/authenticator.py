@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -88,7 +89,7 @@ class Authenticator:
         self._attempts = Attempts(clock)
         self._key = secrets.token_bytes(32)
         self._next_look = 0.0
-        self._is_looking = False
+        self._looking = asyncio.Lock()
 
     @property
     def is_needed(self) -> bool:
@@ -120,15 +121,12 @@ class Authenticator:
             await method.close()
 
     async def _look(self) -> None:
-        if self._is_looking or self._clock() < self._next_look:
-            return  # others go on with what is known
-        self._is_looking = True
-        self._next_look = self._clock() + _LOOK_SECONDS
-        try:
+        if self._looking.locked() or self._clock() < self._next_look:
+            return  # who is known already goes on with that
+        async with self._looking:
+            self._next_look = self._clock() + _LOOK_SECONDS
             for method in self._methods:
                 await method.refresh()
-        finally:
-            self._is_looking = False
 
     def _recall(self, credentials: Credentials) -> Identity | None:
         found = (method.recall(credentials) for method in self._methods)
@@ -137,6 +135,8 @@ class Authenticator:
     async def _verify(self, credentials: Credentials, address: str) -> Identity:
         user = credentials.user or ""
         attempt = fingerprint(self._key, user.encode(), credentials.secret)
+        async with self._looking:
+            pass  # what is being read may know of this user
         async with self._attempts.turn(address):
             # Whoever had the turn before may have shown the same.
             if (identity := self._recall(credentials)) is not None:

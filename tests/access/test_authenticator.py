@@ -167,6 +167,32 @@ async def test_who_is_known_is_let_in_beside_whoever_guesses(
     assert await authenticator.authenticate(basic("bob", "builder"), None, THERE)
 
 
+async def test_many_users_log_in_from_one_address(
+    authenticator: Authenticator, htpasswd: Htpasswd, clock: Clock
+) -> None:
+    users = [f"user{n}" for n in range(2 * MAX_FAILURES)]
+    for user in users:
+        htpasswd.set(user, f"password of {user}")
+    clock.now += 2  # the first one has the file read, and the others wait for that
+    headers = [basic(user, f"password of {user}") for user in users]
+    asked = [authenticator.authenticate(header, None, HERE) for header in headers]
+    assert await asyncio.gather(*asked) == [Identity(user) for user in users]
+
+
+async def test_who_was_found_right_while_others_guessed_is_let_in(
+    authenticator: Authenticator,
+) -> None:
+    """Two requests of one client, and guesses from its address between them, all at once."""
+    await authenticator.authenticate(f"Bearer {TOKEN}", None, HERE)  # looks at the files
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(authenticator.authenticate(ALICE, None, HERE))
+        guesses = group.create_task(guess(authenticator, 20))
+        await asyncio.sleep(0)
+        second = group.create_task(authenticator.authenticate(ALICE, None, HERE))
+    assert len(guesses.result()) == 20
+    assert first.result() == second.result() == Identity("alice")
+
+
 async def test_a_client_with_an_old_password_shuts_nobody_out(
     authenticator: Authenticator, threads: Threads
 ) -> None:

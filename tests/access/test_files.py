@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.access import files
 from proxy.access.files import WatchedFile, numbered_lines
 from proxy.access.identity import AccessError
 from tests.access.files import replace
@@ -35,6 +36,14 @@ def age(path: Path) -> None:
     os.utime(path, (then, then))
 
 
+@pytest.fixture(params=["young", "old"])
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default what a test has just written is too young for its times to be trusted."""
+    if request.param == "old":
+        monkeypatch.setattr(files, "_YOUNG_SECONDS", -1.0)
+
+
+@pytest.mark.usefixtures("patience")
 async def test_a_file_that_is_replaced_is_read_again(path: Path) -> None:
     file = WatchedFile(path, parse)
     assert file.value == ["one"]
@@ -61,6 +70,26 @@ async def test_a_change_that_keeps_the_old_time_is_seen(path: Path) -> None:
     assert file.value == ["two"]
 
 
+async def test_a_file_is_trusted_by_its_times_once_it_is_some_seconds_old(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = 0
+
+    def count(text: str, source: str) -> list[str]:
+        nonlocal readings
+        readings += 1
+        return parse(text, source)
+
+    file = WatchedFile(path, count)
+    await file.refresh()
+    assert readings == 2, "it may have changed within one tick of the clock"
+    monkeypatch.setattr(files, "_YOUNG_SECONDS", -1.0)
+    for _ in range(3):
+        await file.refresh()
+    assert readings == 3
+
+
+@pytest.mark.usefixtures("patience")
 async def test_a_link_that_is_turned_is_followed(tmp_path: Path) -> None:
     """So Kubernetes changes a mounted secret: `..data` points to another folder."""
     for name in ("one", "two"):

@@ -69,6 +69,12 @@ def test_without_rules_everything_is_allowed_and_nothing_restricted() -> None:
     assert FORKS.restricts
 
 
+def test_a_rule_about_all_repositories_decides_for_those_after_it() -> None:
+    rules = Rules([rule("fork-*", "*"), rule("*", "*", PULL)])
+    assert not rules.allows_some(Identity("fork-1"), ECR, *Action)
+    assert rules.allows_some(Identity("ci"), ECR, *Action)
+
+
 @pytest.mark.parametrize("rules", [[], [rule("*", "*", PULL, PUSH, DELETE)]])
 def test_read_only_goes_before_the_rules(rules: list[Rule]) -> None:
     judged = Rules(rules, read_only=True)
