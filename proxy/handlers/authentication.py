@@ -33,13 +33,14 @@ def authentication(authenticator: Authenticator, refusals: Refusals) -> Middlewa
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path == _OPEN:
+        is_probe = request.method in ("GET", "HEAD") and not request.body_exists
+        if request.path == _OPEN and is_probe:
             return await handler(request)
         headers = request.headers.getall("Authorization", [])
         # More than one is none that is right: who else reads the request may take another of them.
         authorization = ", ".join(headers) if headers else None
         certificate = _certificate(request)
-        if request.path == _TERSE and authorization is None and certificate is None:
+        if request.path == _TERSE and is_probe and authorization is None and certificate is None:
             if not authenticator.is_needed:
                 request[_IDENTITY] = NOBODY
             return await handler(request)

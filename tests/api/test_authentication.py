@@ -63,7 +63,7 @@ EVERYTHING = [
     *(("HEAD", f"/v2/app/{rest}") for rest in ("manifests/1", f"blobs/{D}")),
     *(("DELETE", f"/v2/app/{rest}") for rest in ("manifests/1", f"blobs/{D}")),
     *(("GET", path) for path in (f"/v2/app/referrers/{D}", "/v2/app/blobs/uploads/x")),
-    *(("POST", path) for path in ("/v2/app/blobs/uploads/", "/livez/", "/readyz/x")),
+    *(("POST", path) for path in ("/v2/app/blobs/uploads/", "/livez", "/livez/", "/readyz")),
     *((method, "/v2/app/blobs/uploads/x") for method in ("PATCH", "PUT", "DELETE")),
     *(("PUT", path) for path in ("/v2/app/manifests/1", "/v2/../v2/")),
     *(("GET", path) for path in ("/%76%32/", "/v2/?ns=x", "/livez/../v2/", "/v2/%2e%2e/livez")),
@@ -184,6 +184,23 @@ async def test_guessing_ends_in_429_and_shuts_out_nobody_who_is_known(proxy: Run
         counted = refusals(await alice.ask("GET", "/metrics"))
     assert counted["attempts"] == 1
     assert counted["unauthenticated"] == MAX_FAILURES + 1
+
+
+async def test_limits_of_clients_are_by_user(
+    proxy: RunningProxy, htpasswd: Htpasswd, tmp_path: Path
+) -> None:
+    limits = replace(proxy.settings.limits, max_uploads_per_client=1)
+    settings = replace(proxy.settings, limits=limits, cache_dir=tmp_path / "limited")
+    async with (
+        running(settings) as limited,
+        logged_in(limited, "alice", "wonderland") as alice,
+        logged_in(limited, "bob", "builder") as bob,
+    ):
+        for client in (alice, bob):
+            statuses = [
+                (await client.ask("POST", "/v2/app/blobs/uploads/")).status for _ in range(2)
+            ]
+            assert statuses == [202, 429]
 
 
 async def test_files_count_as_soon_as_they_change(
