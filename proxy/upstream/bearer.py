@@ -23,7 +23,7 @@ from proxy.events import Event, Events, Kind
 from proxy.singleflight import SingleFlight
 from proxy.upstream.auth import ANY, BearerChallenge, parse_bearer
 from proxy.upstream.errors import What, read_words, refused_credentials
-from proxy.upstream.failures import translate_failure
+from proxy.upstream.failures import translate_failure, without_secrets
 from proxy.upstream.locations import is_host, is_safe, origin, shown
 from proxy.upstream.transport import Request, Transport
 from proxy.upstream.values import Tuning
@@ -143,7 +143,7 @@ class Bearer:
                 ):
                     body += more
         except (aiohttp.ClientError, OSError) as error:
-            raise translate_failure(error, url, "a token") from error
+            raise translate_failure(error, url, "a token") from without_secrets(error)
         if response.status != 200:
             words = read_words(response.headers, body)
             if response.status in {400, 401, 403}:

@@ -14,7 +14,7 @@ from proxy.errors import BadGateway, RangeInvalid
 from proxy.oci import Digest, RepositoryName
 from proxy.upstream.client import Call, Client
 from proxy.upstream.errors import Kind, What
-from proxy.upstream.failures import translate_failure
+from proxy.upstream.failures import translate_failure, without_secrets
 from proxy.upstream.numbers import read_number
 from proxy.upstream.transport import Pool
 
@@ -68,7 +68,7 @@ class BlobStream:
                 position += len(rest)
                 yield rest
             what = f"{self._what}, of which {position - self.start} bytes came"
-            raise translate_failure(failure, self._response.url, what) from failure
+            raise translate_failure(failure, self._response.url, what) from without_secrets(failure)
         if self.end is not None and position != self.end:
             raise BadGateway(
                 f"{self._response.url.host} gave {position - self.start} bytes of {self._what}, "

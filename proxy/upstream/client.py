@@ -38,6 +38,7 @@ from proxy.upstream.failures import (
     is_lasting,
     translate_failure,
     was_sent,
+    without_secrets,
 )
 from proxy.upstream.limits import Limits, count_operations
 from proxy.upstream.locations import Destinations, is_safe, resolve, shown
@@ -141,7 +142,7 @@ class Client:
                     failure = self._fail(error, response.url, call, begun)
                     if call.safe and await self._pause(repetitions):
                         continue
-                    raise failure from error
+                    raise failure from without_secrets(error)
                 if len(body) > limit:
                     raise errors.BadGateway(
                         f"{self.name} answered with over {limit} bytes for {call.what}"

@@ -85,12 +85,11 @@ def _cause(error: Exception) -> str:
         known = os.strerror(number) if number is not None and number > 0 else ""
         words = known or error.os_error.strerror or str(error.os_error)
     elif isinstance(error, aiohttp.ClientResponseError):
-        # What follows in it are the bytes that were read, such as a Location.
-        words = f"{error.status} {_BYTES.split(error.message)[0].rstrip(' :')}"
+        words = f"{error.status} {_without_bytes(error.message)}"
     elif isinstance(error, aiohttp.InvalidURL):
         words = "the URL cannot be used"
     else:
-        words = str(error)
+        words = _without_bytes(str(error))
     return words or type(error).__name__
 
 
@@ -100,11 +99,22 @@ def is_forbidden_address(error: Exception) -> bool:
     return isinstance(cause, ForbiddenAddress)
 
 
-def without_secrets(error: aiohttp.ClientResponseError) -> aiohttp.ClientResponseError:
+def without_secrets(error: Exception) -> Exception:
     """The same failure without what a traceback or a repr of it would show.
 
-    Of aiohttp's own it has the URL, whose query may be signed, and all headers that were sent.
+    Of aiohttp's own it has the URL, whose query may be signed, all headers that were sent, and the
+    bytes that made no sense.
     """
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return aiohttp.ClientPayloadError(_without_bytes(str(error)))
+    if not isinstance(error, aiohttp.ClientResponseError):
+        return error
     bare = error.request_info.real_url.with_query(None).with_user(None)
     info = aiohttp.RequestInfo(bare, error.request_info.method, _NO_HEADERS, bare)
-    return type(error)(info, (), status=error.status, message=error.message)
+    message = _without_bytes(error.message)
+    return type(error)(info, (), status=error.status, message=message)
+
+
+def _without_bytes(words: str) -> str:
+    # What was read follows: it may be a Location.
+    return _BYTES.split(words)[0].rstrip(" :")

@@ -382,3 +382,15 @@ async def test_credentials_and_signatures_that_upstream_repeats_are_not_told(
         told = f"{got.body!r} {got.headers} {caplog.text}"
         assert "https://s3.example/x" in told
         assert not [one for one in ("cHJveHlzOm93bg", "deadbeef", "X-Amz") if one in told]
+
+
+@pytest.mark.parametrize("location", ["http://evil.example/x", "http://169.254.169.254/latest"])
+async def test_a_redirect_that_is_not_followed_is_counted(
+    through: RunningProxy, upstream: FakeServer, location: str
+) -> None:
+    upstream.tell("GET", f"/v2/app/blobs/{DIGEST}", Answer(307, b"", {"Location": location}))
+    got = await through.client.ask("GET", f"/v2/app/blobs/{DIGEST}")
+    assert got.status == 502
+    metrics = (await through.client.ask("GET", "/metrics")).body.decode()
+    count = metrics.partition('ecr_cache_proxy_refusals_total{reason="redirect"} ')[2]
+    assert float(count.split("\n")[0]) >= 1
