@@ -113,6 +113,15 @@ async def test_referrers_are_given_verbatim(plain: Registry, server: FakeServer)
     assert (rest.content, rest.filtered, rest.next_query) == (b"{}", False, None)
 
 
+@pytest.mark.parametrize("query", ['a="', "a=\\\\b", "a={b}", "a=`b`", "a=^"])
+async def test_query_that_cannot_stand_in_a_link_of_ours_is_left_out(
+    plain: Registry, server: FakeServer, query: str
+) -> None:
+    link = {"Link": f'</v2/{REPO}/referrers/{SUBJECT}?{query}>; rel="next"'}
+    server.tell("GET", f"/v2/{REPO}/referrers/{SUBJECT}", Answer(200, b"{}", link))
+    assert (await plain.list_referrers(REPO, SUBJECT)).next_query is None
+
+
 async def test_upstream_without_referrers_is_a_404(plain: Registry) -> None:
     with pytest.raises(NotFound):
         await plain.list_referrers(REPO, SUBJECT)

@@ -20,7 +20,7 @@ from proxy.events import Events
 from proxy.oci import Digest, RepositoryName
 from proxy.upstream import RegistryConfig, Trust, open_registry
 from proxy.upstream.trust import TrustFile
-from tests.upstream.fakes import QUICK
+from tests.upstream.fakes import QUICK, FakeAws
 
 REPO = RepositoryName("app")
 BLOB = b"a blob"
@@ -176,6 +176,26 @@ async def test_a_bundle_adds_to_the_one_that_aws_is_known_by(
     async with served(an_aws(), other) as aws, served(a_registry(), authority) as server:
         config = RegistryConfig(name="ecr", url=url_of(server), ecr=True, api_url=url_of(aws))
         await ping(config, Trust.read(bundle))
+
+
+async def test_a_role_is_assumed_and_used_over_verified_connections(
+    authority: trustme.CA, bundle: Path, keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeAws()
+    app = web.Application()
+    app.router.add_post("/", fake._handle)
+    async with served(app, authority) as aws, served(a_registry(), authority) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url_of(aws))
+        config = RegistryConfig(
+            name="ecr",
+            url=url_of(server),
+            ecr=True,
+            api_url=url_of(aws),
+            role_arn="arn:aws:iam::123456789012:role/r",
+        )
+        await ping(config, Trust.read(bundle))
+    assert len(fake.roles) == 1
+    assert fake.keys == ["ASIAROLE"]
 
 
 async def test_a_registry_that_asks_for_a_certificate_gets_ours_and_storage_does_not(
