@@ -19,7 +19,7 @@ from proxy.oci import Digest, Manifest, Reference, Tag
 from proxy.services.completeness import Completeness
 from proxy.services.known import KnownManifests
 from proxy.services.recognized import Recognized
-from proxy.services.references import find_references
+from proxy.services.references import find_checked
 from proxy.services.registries import Target
 from proxy.services.tags import Pointer, Tags
 from proxy.services.vouched import Vouched
@@ -158,10 +158,11 @@ class Manifests:
         that was told of a cache, and then gets no layer of it, fails.
 
         What was proved before a restart is forgotten. ECR takes no manifest without its blobs
-        (ECR.md §4): that it gave this one is proof enough. Not so of every registry.
+        (ECR.md §4): that it gave this one is proof enough, of those that it looks for. Not so of
+        every registry.
         """
         if target.registry.is_ecr:
-            for digest in find_references(manifest.content):
+            for digest in find_checked(manifest):
                 self._vouched.lend(target, digest)
 
     async def _ask(self, target: Target, tag: Tag, writes: int, patient: bool) -> Head:

@@ -31,7 +31,7 @@ from proxy.services.leases import Leases
 from proxy.services.openings import Openings
 from proxy.services.outgoing import ContentLost
 from proxy.services.proofs import Proofs
-from proxy.services.references import find_references
+from proxy.services.references import find_checked, find_references
 from proxy.services.registries import PushMode, Target
 from proxy.services.remedies import (
     explain_immutable,
@@ -195,9 +195,9 @@ class Pushes:
         async with self._on_its_way(target, manifest.digest):
             await self._gather(target, named)
             reply = await self._put(target, reference, manifest, tags, named)
-        for digest in named:
+        for digest in find_checked(manifest):
             # Upstream has just looked for it. Whom it had not been granted to before has no grant
-            # now: not every registry looks, nor for everything.
+            # now: not every registry looks.
             if self._proofs.had(target, digest):
                 self._existence.add(target, digest, None)
         self._leases.release(target, named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -275,3 +276,48 @@ async def test_what_a_stale_tag_names_is_read_from_disk_after_a_restart_too(
     await proxy.until(Kind.RECOVERED)
     standin.state.delete_blob("app", Digest.of(CACHE.layers[0]))
     assert (await proxy.client.ask("GET", f"/v2/app/{layer}")).status == 404
+
+
+def _described(content: bytes, kind: str, **more: object) -> dict[str, object]:
+    return {"mediaType": kind, "digest": Digest.of(content), "size": len(content), **more}
+
+
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+SECRET = CACHE.layers[0]
+UNCHECKED = {
+    "foreign": {"layers": [_described(b"own", LAYER), _described(SECRET, FOREIGN)]},
+    "blobs": {"blobs": [_described(SECRET, LAYER)]},
+    "manifests": {"manifests": [_described(SECRET, OCI_MANIFEST)]},
+}
+
+
+@pytest.mark.parametrize("more", UNCHECKED.values(), ids=UNCHECKED)
+@pytest.mark.parametrize("fault", OUTAGES.values(), ids=OUTAGES)
+async def test_a_blob_of_another_repository_is_not_had_by_naming_it_where_ecr_does_not_look(
+    standin: StandIn, proxy: RunningProxy, fault: Fault, more: dict[str, object]
+) -> None:
+    """Whoever may push somewhere pushes that, and waits for an outage, or floods ECR until it
+    throttles."""
+    secret = f"blobs/{Digest.of(SECRET)}"
+    assert (await proxy.client.ask("GET", f"/v2/app/{secret}")).body == SECRET
+    await proxy.until(Kind.STORED)
+    for blob in (b"{}", b"own"):
+        await proxy.client.push_blob("other", blob)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _described(b"{}", "application/vnd.oci.image.config.v1+json"),
+        "layers": [_described(b"own", LAYER)],
+        **more,
+    }
+    content = json.dumps(document).encode()
+    pushed = await proxy.client.push_manifest("other", "t", content, OCI_MANIFEST)
+    assert pushed.status == 201  # ECR does not look for it
+    standin.faults.add(replace(fault, server=""))
+    for reference in ("t", pushed.digest):
+        got = await proxy.client.ask("GET", f"/v2/other/manifests/{reference}")
+        assert got.body == content
+    for blob, status in ((b"own", 200), (SECRET, fault.status)):
+        got = await proxy.client.ask("GET", f"/v2/other/blobs/{Digest.of(blob)}")
+        assert got.status == status
