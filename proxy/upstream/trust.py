@@ -25,7 +25,7 @@ class Trust:
         try:
             bundle = path.read_bytes()
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.load_verify_locations(cadata=bundle.decode("ascii"))
+            context.load_verify_locations(cadata=_text(bundle))
         except OSError as error:
             # OpenSSL's errors are of this kind, too.
             why = "it holds no certificates in PEM" if isinstance(error, ssl.SSLError) else None
@@ -41,7 +41,7 @@ class Trust:
         """
         context = ssl.create_default_context()
         if self._bundle:
-            context.load_verify_locations(cadata=self._bundle.decode("ascii"))
+            context.load_verify_locations(cadata=_text(self._bundle))
         if identity is not None:
             try:
                 # An empty password, since OpenSSL would ask for one on the terminal.
@@ -62,6 +62,11 @@ class Trust:
     def file_with(self, others: Path) -> TrustFile:
         """The certificates of another file and these, in one; raises `OSError`."""
         return TrustFile(others.read_bytes() + b"\n" + self._bundle)
+
+
+def _text(bundle: bytes) -> str:
+    """PEM as `ssl` takes it, which is ASCII; the names above each certificate often are not."""
+    return bundle.decode("ascii", "ignore")
 
 
 class TrustFile:

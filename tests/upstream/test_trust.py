@@ -255,6 +255,16 @@ def test_a_bundle_without_certificates_is_told(tmp_path: Path, content: bytes) -
         Trust.read(path)
 
 
+def test_names_above_the_certificates_may_be_in_any_script(bundle: Path) -> None:
+    """As in the bundles of distributions, which have them in UTF-8, or in what came before."""
+    pem = bundle.read_bytes()
+    for name in ("# Főtanúsítvány\n".encode(), b"# F\xf5tan\xfas\xedtv\xe1ny\n"):
+        bundle.write_bytes(name + pem)
+        assert len(Trust.read(bundle).context().get_ca_certs()) > len(
+            Trust().context().get_ca_certs()
+        )
+
+
 def test_a_bundle_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot use .*ca\.pem: No such file or directory"):
         Trust.read(tmp_path / "ca.pem")
