@@ -34,9 +34,9 @@ USER 65532:65532
 WORKDIR /home/proxy
 VOLUME ["/var/cache/ecr-cache-proxy"]
 EXPOSE 5000
-# /readyz is 503 while a registry has no usable credentials. Give another address than the default by
-# ECR_CACHE_PROXY_LISTEN, so that this check knows it too.
-HEALTHCHECK --interval=15s --timeout=5s --start-period=10s CMD ["/opt/ecr-cache-proxy/bin/python", "-c", \
-    "import http.client as h, os, sys; c = h.HTTPConnection(os.environ.get('ECR_CACHE_PROXY_LISTEN') or '127.0.0.1:5000', timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
+# It is not well while a registry has no usable credentials. It is found by the same variables as the proxy has
+# them: give another address, and a certificate, by ECR_CACHE_PROXY_LISTEN and ECR_CACHE_PROXY_TLS_CERT_FILE (or all
+# of it by ECR_CACHE_PROXY_CONFIG), so that this check knows them too.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=10s CMD ["/opt/ecr-cache-proxy/bin/ecr-cache-proxy", "health"]
 ENTRYPOINT ["/opt/ecr-cache-proxy/bin/ecr-cache-proxy"]
 CMD ["serve"]

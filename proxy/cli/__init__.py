@@ -16,6 +16,7 @@ import click
 from proxy import __version__
 from proxy.cli.base import PROGRAM, examples
 from proxy.cli.cache import cache
+from proxy.cli.health import health
 from proxy.cli.local import demo, rewrite, standin
 from proxy.cli.serve import serve
 from proxy.cli.users import htpasswd, token
@@ -39,7 +40,7 @@ def commands() -> None:
     """
 
 
-for _command in (serve, cache, token, htpasswd, standin, demo, rewrite):
+for _command in (serve, health, cache, token, htpasswd, standin, demo, rewrite):
     commands.add_command(_command)
 
 

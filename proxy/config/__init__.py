@@ -5,7 +5,7 @@ line and `app` take it apart, and no other part sees it. Whether a host name is 
 judged here: that grammar belongs to `upstream`.
 """
 
-from proxy.config.load import load_cache_settings, load_settings
+from proxy.config.load import load_cache_settings, load_listen_settings, load_settings
 from proxy.config.sources import SettingsError
 from proxy.config.values import (
     DEFAULT_ABANDON_FILLS_BELOW,
@@ -34,6 +34,7 @@ from proxy.config.values import (
     CacheSettings,
     CertificateName,
     LimitSettings,
+    ListenSettings,
     LogLevel,
     NewRepositorySettings,
     PushMode,
@@ -74,6 +75,7 @@ __all__ = [
     "CacheSettings",
     "CertificateName",
     "LimitSettings",
+    "ListenSettings",
     "LogLevel",
     "NewRepositorySettings",
     "PushMode",
@@ -86,6 +88,7 @@ __all__ = [
     "TlsSettings",
     "is_loopback",
     "load_cache_settings",
+    "load_listen_settings",
     "load_settings",
     "parse_listen",
 ]

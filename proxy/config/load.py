@@ -18,6 +18,7 @@ from proxy.config.values import (
     AccessSettings,
     CacheSettings,
     LimitSettings,
+    ListenSettings,
     NewRepositorySettings,
     PushMode,
     RegistrySettings,
@@ -105,6 +106,17 @@ def load_cache_settings(flags: Mapping[str, object]) -> CacheSettings:
         cache_size=sources.cache_size,
         min_free=sources.min_free,
     )
+
+
+def load_listen_settings(flags: Mapping[str, object]) -> ListenSettings:
+    """Of the settings only where the proxy listens, and whether it speaks TLS there.
+
+    From the same sources, which are judged as a whole, and with the same `SettingsError`.
+    """
+    given = Given(flags)
+    sources = given.merge()
+    host, port = sources.listen
+    return ListenSettings(host=host, port=port, tls=_resolve_tls(sources, given) is not None)
 
 
 def _resolve_cache_dir(sources: Sources) -> Path:

@@ -219,6 +219,15 @@ class CacheSettings:
     min_free: Share
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenSettings:
+    """The part of the settings that says where the proxy is to be found, over TLS or not."""
+
+    host: str
+    port: int
+    tls: bool
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address. A name other than localhost is not trusted."""
     try:
