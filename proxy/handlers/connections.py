@@ -100,7 +100,8 @@ class Connection(web.RequestHandler):
                 **reading,
             )
 
-        self._strict = StrictParser(fresh, max_bytes=patience.max_header_size)
+        first: Any = self._parser
+        self._strict = StrictParser(first, fresh, max_bytes=patience.max_header_size)
         self._parser = self._strict  # type: ignore[assignment]
         self._patience = patience
         self._refusals = refusals

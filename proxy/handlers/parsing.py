@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
@@ -43,6 +43,7 @@ class Parser(Protocol):
     """What is used of aiohttp's parser of requests."""
 
     def feed_data(self, data: bytes, /) -> Fed: ...
+    def message_consumed(self) -> None: ...
     def pause_reading(self) -> None: ...
     def set_upgraded(self, val: bool, /) -> None: ...
 
@@ -56,10 +57,13 @@ class StrictParser:
     Invariant: once `last` is set by what was read, nothing more is parsed.
     """
 
-    def __init__(self, fresh: Callable[[], Any], *, max_bytes: int) -> None:
-        """`fresh` makes a parser of aiohttp's; a head may have `max_bytes`, its first line too."""
+    def __init__(self, first: Parser, fresh: Callable[[], Parser], *, max_bytes: int) -> None:
+        """A parser of aiohttp's, and what makes more of them.
+
+        A head may have `max_bytes`, its first line too.
+        """
+        self._inner = first
         self._fresh = fresh
-        self._inner: Parser = fresh()
         self._max = max_bytes
         self._deaf = False
         self._spent = False
@@ -113,7 +117,7 @@ class StrictParser:
         self._inner.set_upgraded(val)
 
     def message_consumed(self) -> None:
-        """aiohttp counts what waits in the queue; here that is never more than one request."""
+        self._inner.message_consumed()
 
     # Heads
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 
 from proxy.access.htpasswd import password_line
 from proxy.access.tokens import token_line
@@ -19,6 +20,7 @@ from proxy.oci import OCI_INDEX, Digest
 from proxy.standin import Fault, StandIn, StandInSettings
 from tests.access.files import basic
 from tests.caches import OLD, Cache, only
+from tests.certificates import Pair, trusting
 from tests.cli.process import finished, started
 from tests.running import Client, straight_to
 
@@ -77,6 +79,39 @@ async def test_serve_says_where_and_for_whom_and_ends_with_success(
         program.signal(number)
         assert await asyncio.to_thread(program.wait) == 0
     assert (tmp_path / "cache").is_dir()
+
+
+async def test_serve_says_that_it_speaks_https_and_does(standin: StandIn, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    pair = Pair(tmp_path)
+    pair.write(authority)
+    arguments = ["serve", "--config", settings_file(tmp_path, standin)]
+    arguments += ["--tls-cert-file", str(pair.cert), "--tls-key-file", str(pair.key)]
+    with started(arguments, **credentials(standin)) as program:
+        line = await asyncio.to_thread(program.output.wait_for, "listening")
+        match = re.search(r"listening on (https://127\.0\.0\.1:\d+),", line)
+        assert match is not None, line
+        url = f"{match[1]}/readyz"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(url, ssl=trusting(authority)) as response,
+        ):
+            assert response.status == 200
+        program.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(program.wait) == 0
+
+
+def test_a_certificate_that_cannot_be_used_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    pair.write(trustme.CA())
+    pair.key.write_text("garbage")
+    arguments = ["serve", "--registry", "http://127.0.0.1:9", "--cache-dir", str(tmp_path / "c")]
+    arguments += ["--tls-cert-file", str(pair.cert), "--tls-key-file", str(pair.key)]
+    done = finished([*arguments, "--listen", "127.0.0.1:0"])
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("ecr-cache-proxy: tls-key-file: ")
+    assert str(pair.key) in line
 
 
 async def test_a_second_proxy_on_a_directory_is_refused_and_told_of_the_first(
