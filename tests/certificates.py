@@ -28,6 +28,7 @@ class Pair:
     def put(path: Path, content: bytes) -> None:
         """By a rename, as tools do that renew certificates."""
         fresh = path.with_suffix(".new")
+        fresh.touch(0o600)  # a key that others may read is warned of
         fresh.write_bytes(content)
         os.replace(fresh, path)
 

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import logging
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,19 +50,8 @@ async def test_nothing_secret_is_logged_at_debug(tmp_path: Path) -> None:
     assert [secret for secret in secrets if secret in log] == []
 
 
-@pytest.fixture
-def loggers_as_they_were() -> Iterator[None]:
-    ours, root = logging.getLogger("proxy"), logging.getLogger()
-    before = ours.level, root.level
-    yield
-    ours.setLevel(before[0])
-    root.setLevel(before[1])
-
-
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_libraries_tell_no_more_than_info(
-    level: str, loggers_as_they_were: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_libraries_tell_no_more_than_info(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     log_to_stderr(level, "%(message)s")
     for name in ("botocore", "botocore.auth", "boto3", "urllib3", "aiohttp.client", "asyncio"):
