@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import AccessSettings, RuleSettings, Settings
+from proxy.config import AccessSettings, RegistrySettings, RuleSettings, Settings
 from proxy.config.values import Action
 from proxy.demo import registry_of
 from proxy.events import Kind
@@ -197,6 +197,33 @@ async def test_the_list_of_registries_has_only_those_of_the_user(
             # Judged as the default registry's, which this user may not use.
             assert got.status == (404 if "catalog" in path else 403)
             assert standin.host.encode() not in got.body
+
+
+async def test_a_registry_that_could_be_behind_the_default_one_is_no_exception(
+    settings: Settings, standin: StandIn, second: StandIn
+) -> None:
+    """Another proxy as the default registry might know it, which has to be asked first."""
+    name = standin.url.removeprefix("http://")
+    plain = RegistrySettings(
+        name=name, url=standin.url, username=standin.username, password=standin.password
+    )
+    rules = (rule("ci", "*", "pull", registries=name), rule("admin", "*", "pull"))
+    access = replace(settings.access, rules=rules)
+    registries = (plain, settings.registries[1])
+    async with (
+        running(replace(settings, access=access, registries=registries)) as proxy,
+        logged_in(proxy, "ci", PASSWORDS["ci"]) as ci,
+        logged_in(proxy, "admin", PASSWORDS["admin"]) as admin,
+    ):
+        assert (await ci.ask("GET", "/v2/app/manifests/1")).status == 200
+        path = "/v2/{}/app/manifests/1"
+        refused = [
+            seen(await ci.ask("GET", path.format(host)), host) for host in (second.host, UNKNOWN)
+        ]
+        assert refused[0] == refused[1]
+        assert refused[0][0] == 403
+        told = await admin.ask("GET", path.format(UNKNOWN))
+        assert (told.status, second.host.encode() in told.body) == (404, True)
 
 
 @pytest.mark.parametrize(
