@@ -100,7 +100,6 @@ class StrictParser:
                 # aiohttp would leave whoever reads the body waiting for the rest.
                 told = refused.error.message.rpartition(": ")[2]
                 self._body.set_exception(web.RequestPayloadError(told))
-                self._body.feed_eof()
                 return _NOTHING
             raise refused from error
         if messages:

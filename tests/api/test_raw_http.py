@@ -115,7 +115,7 @@ REFUSED = {
     "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
     "garbage": (400, b"\x00\xff\xfe\r\n\r\n"),
     # What aiohttp answers with a page of its own.
-    "another expectation": (417, post(b"Expect: a-miracle\r\nContent-Length: 0\r\n")),
+    "another expectation": (417, get(b"GET /livez HTTP/1.1", HOST + b"Expect: a-miracle\r\n")),
 }
 
 
@@ -123,6 +123,7 @@ async def test_what_is_no_request_gets_the_registrys_error_and_nothing_behind_it
     proxy: RunningProxy, standin: StandIn
 ) -> None:
     for name, (status, content) in REFUSED.items():
+        assert parse_reply(await exchange(proxy.address, content)).status == status, name
         reply = parse_reply(await exchange(proxy.address, content + HIDDEN))
         assert (reply.status, reply.code) == (status, "UNSUPPORTED"), name
         assert reply.rest == b"", name
@@ -147,6 +148,12 @@ async def test_it_does_not_matter_how_the_bytes_are_cut(
         # An upload has begun before a chunk of the body is found out.
         assert reply.status in ((status, 202) if CHUNKED in content else (status,)), name
         _assert_hidden(standin)
+
+
+async def test_a_head_that_is_too_large_is_not_read_to_its_end(proxy: RunningProxy) -> None:
+    fields = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 40_000) for n in range(2))
+    reply = parse_reply(await exchange(proxy.address, post(fields).removesuffix(b"\r\n")))
+    assert reply.status == 431
 
 
 async def test_what_was_refused_is_counted(proxy: RunningProxy) -> None:
@@ -231,7 +238,7 @@ async def test_trailers_of_a_request_are_no_headers_of_the_next_one(
     wire = await Wire.open(proxy.address)
     wire.send(post(CHUNKED, b"0\r\nExpect: a-miracle\r\n\r\n"))
     assert (await wire.one_reply()).status == 202
-    wire.send(get(b"GET /v2/ HTTP/1.1"))
+    wire.send(get(b"GET /livez HTTP/1.1"))
     assert (await wire.one_reply()).status == 200
     await wire.close()
 

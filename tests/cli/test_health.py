@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy.config import RegistrySettings
+from proxy.config import AccessSettings, RegistrySettings
 from tests.certificates import Pair
 from tests.cli.process import finished
 from tests.running import running, settings_for
@@ -30,6 +31,14 @@ async def test_a_proxy_that_is_well_is_success(tmp_path: Path) -> None:
     async with running(settings_for(REGISTRY, cache_dir=tmp_path)) as proxy:
         assert await _asked("--listen", proxy.address) == (0, "")
         assert await _asked("--live", variable=proxy.address) == (0, "")
+
+
+async def test_it_needs_no_password(tmp_path: Path) -> None:
+    closed = AccessSettings(tokens=(f"ci:sha256:{hashlib.sha256(b'token').hexdigest()}",))
+    settings = replace(settings_for(REGISTRY, cache_dir=tmp_path), access=closed)
+    async with running(settings) as proxy:
+        assert (await proxy.client.ask("GET", "/v2/")).status == 401
+        assert await _asked("--listen", proxy.address) == (0, "")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
