@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -34,19 +34,32 @@ class Rules:
         """Whether there is anything that one user may read and another may not."""
         return bool(self._rules)
 
-    def allows(self, identity: Identity, action: Action, registry: str, repository: str) -> bool:
-        """Whether the user may do that in that repository of that registry."""
+    def allows(
+        self,
+        identity: Identity,
+        action: Action,
+        registry: str,
+        repository: str,
+        *,
+        aliases: Iterable[tuple[str, str]] = (),
+    ) -> bool:
+        """Whether the user may do that in that repository of that registry.
+
+        By its `aliases`, which are registries and repositories that may be the same, it can be
+        denied, and never allowed: no other name leads past a rule.
+        """
         if self.read_only and action is not Action.PULL:
             return False
         if not self._rules:
             return True
+        names = tuple(aliases)
         for rule in self._rules:
-            if (
-                _matches(identity.user, rule.users)
-                and _matches(registry, rule.registries)
-                and _matches(repository, rule.repositories)
-            ):
+            if not _matches(identity.user, rule.users):
+                continue
+            if _is_about(rule, registry, repository):
                 return action in rule.allow
+            if action not in rule.allow and any(_is_about(rule, *name) for name in names):
+                return False
         return False
 
     def allows_some(self, identity: Identity, registry: str, *actions: Action) -> bool:
@@ -63,6 +76,10 @@ class Rules:
                 if "*" in rule.repositories:
                     return False
         return False
+
+
+def _is_about(rule: Rule, registry: str, repository: str) -> bool:
+    return _matches(registry, rule.registries) and _matches(repository, rule.repositories)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -93,7 +93,8 @@ class RegistryApi:
             case _:
                 place = self._registries.place(route.name, ns)
                 actions, handler = self._handlers[route.noun, request.method]
-                if not self._allows(identity, actions, place.registry.name, place.repository):
+                judged = (place.registry.name, place.repository)
+                if not self._allows(identity, actions, *judged, place.aliases):
                     return await self._refuse(request, f"{actions[0]} {route.name!r}", actions[0])
                 try:
                     target = await self._registries.resolve(place, self._shown(identity))
@@ -105,11 +106,18 @@ class RegistryApi:
                 return await handler(request, route, replace(target, client=client_of(request)))
 
     def _allows(
-        self, identity: Identity, actions: Sequence[Action], registry: str, repository: str
+        self,
+        identity: Identity,
+        actions: Sequence[Action],
+        registry: str,
+        repository: str,
+        aliases: Sequence[tuple[str, str]] = (),
     ) -> bool:
         """Whether any of the actions is allowed."""
         allows = self._rules.allows
-        return any(allows(identity, action, registry, repository) for action in actions)
+        return any(
+            allows(identity, action, registry, repository, aliases=aliases) for action in actions
+        )
 
     def _shown(self, identity: Identity) -> Callable[[str], bool]:
         """Which registries a client may hear of: those where it may do something."""

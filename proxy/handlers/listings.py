@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import urlencode
+from urllib.parse import unquote_plus, urlencode
 
 from aiohttp import web
 
@@ -15,7 +15,7 @@ from proxy.handlers.routes import Route
 from proxy.oci import OCI_INDEX
 from proxy.services.catalog import Catalog
 from proxy.services.listings import Listings, PageRequest
-from proxy.services.registries import Target
+from proxy.services.registries import Target, aliases_of
 from proxy.upstream import Page, Registry
 
 
@@ -35,11 +35,14 @@ class ListingHandlers:
     async def repositories(self, request: web.Request, registry: Registry) -> web.StreamResponse:
         asked, identity = _page(request), identity_of(request)
         if self._rules.restricts:
-            page = await self._catalog.page(
-                registry,
-                asked,
-                lambda name: self._rules.allows(identity, Action.PULL, registry.name, name),
-            )
+
+            def may_see(name: str) -> bool:
+                aliases = aliases_of(registry, name)
+                return self._rules.allows(
+                    identity, Action.PULL, registry.name, name, aliases=aliases
+                )
+
+            page = await self._catalog.page(registry, asked, may_see)
         else:
             page = await self._listings.repositories(registry, asked)
         return _render(request, page, {"repositories": page.names})
@@ -57,11 +60,15 @@ class ListingHandlers:
 
 
 def _page_query(request: web.Request) -> str | None:
-    """The query of a further page, verbatim as upstream gave it; None for the first one."""
+    """The query of a further page, verbatim as upstream gave it; None for the first one.
+
+    But for `ns`, however it is spelled: to a proxy upstream it would name another registry than the
+    one that was judged.
+    """
     if not set(request.query) - {"ns", "artifactType"}:
         return None
     parts = request.rel_url.raw_query_string.split("&")
-    return "&".join(part for part in parts if not part.startswith("ns="))
+    return "&".join(part for part in parts if unquote_plus(part.partition("=")[0]) != "ns")
 
 
 def _page(request: web.Request) -> PageRequest:

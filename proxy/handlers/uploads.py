@@ -15,7 +15,7 @@ from proxy.handlers.ranges import parse_chunk
 from proxy.handlers.replies import location, reply
 from proxy.handlers.routes import Route, parse_digest
 from proxy.oci import Digest, RepositoryName
-from proxy.services.registries import Registries, Target
+from proxy.services.registries import Registries, Target, aliases_of
 from proxy.services.uploads import Uploads
 
 
@@ -78,8 +78,13 @@ class UploadHandlers:
     def _may_pull(self, request: web.Request, target: Target, source: RepositoryName) -> bool:
         """Whether whoever asks may read there: whoever may not sees what a blob that is not there
         would show."""
-        registry = target.registry.name
-        return self._rules.allows(identity_of(request), Action.PULL, registry, source)
+        return self._rules.allows(
+            identity_of(request),
+            Action.PULL,
+            target.registry.name,
+            source,
+            aliases=aliases_of(target.registry, source),
+        )
 
     async def append(
         self, request: web.Request, route: Route, target: Target

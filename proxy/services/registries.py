@@ -92,6 +92,24 @@ class Place:
     host: str = ""
     rest: str = ""
 
+    @property
+    def aliases(self) -> tuple[tuple[str, str], ...]:
+        return aliases_of(self.registry, self.repository)
+
+
+def aliases_of(registry: Registry, repository: str) -> tuple[tuple[str, str], ...]:
+    """What else may be this repository, as registry and repository, if that registry is a proxy.
+
+    There a name has a registry's host before it, or not: then it is in the default one, which is
+    not known here.
+    """
+    names: list[tuple[str, str]] = []
+    host, _, rest = ("" if registry.is_ecr else repository).partition("/")
+    while rest and ("." in host or host == "localhost"):
+        names += [(host, rest), (registry.name, rest)]
+        host, _, rest = rest.partition("/")
+    return tuple(names)
+
 
 def _everything(_: str) -> bool:
     return True

@@ -102,3 +102,29 @@ def test_whether_there_is_anything_for_a_user_in_a_registry(
     user: str, registry: str, actions: tuple[Action, ...], some: bool
 ) -> None:
     assert FORKS.allows_some(Identity(user), registry, *actions) is some
+
+
+LAN = "lan-cache:5000"
+
+
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        # Whatever comes first decides, also when it is about another name of the repository.
+        ([rule("*", "app"), rule("*", "*", PULL)], False),
+        ([rule("*", "app", registries=(LAN,)), rule("*", "*", PULL)], False),
+        ([rule("*", "app", registries=(ECR,)), rule("*", "*", PULL)], False),
+        ([rule("*", "app", PUSH), rule("*", "*", PULL)], False),
+        ([rule("*", f"{ECR}/app", PULL), rule("*", "app")], True),
+        ([rule("*", "app", registries=("other.example",)), rule("*", "*", PULL)], True),
+        ([rule("else", "app"), rule("*", "*", PULL)], True),
+        ([rule("*", "app", PULL), rule("*", f"{ECR}/*", PULL)], True),
+        # No alias allows anything.
+        ([rule("*", "app", PULL)], False),
+        ([rule("*", "*", PULL, registries=(ECR,))], False),
+    ],
+)
+def test_no_other_name_of_a_repository_leads_past_a_rule(rules: list[Rule], allowed: bool) -> None:
+    aliases = [(ECR, "app"), (LAN, "app")]
+    judged = Rules(rules)
+    assert judged.allows(Identity("u"), PULL, LAN, f"{ECR}/app", aliases=aliases) is allowed

@@ -226,6 +226,53 @@ async def test_a_registry_that_could_be_behind_the_default_one_is_no_exception(
         assert (told.status, second.host.encode() in told.body) == (404, True)
 
 
+@pytest.fixture
+async def sidecar(
+    settings: Settings, second: StandIn, tmp_path: Path
+) -> AsyncIterator[RunningProxy]:
+    """Behind a proxy that lets everybody do everything. Its rules deny, and then allow the rest."""
+    rules = (rule("*", "drop mine"), rule("*", f"{second.host}/*"), rule("*", "*", "pull", "push"))
+    async with running(replace(settings, access=AccessSettings())) as parent:
+        await parent.until(Kind.TOKEN, 2)
+        registry = RegistrySettings(name=parent.address, url=f"http://{parent.address}")
+        own = settings_for(registry, cache_dir=tmp_path / "sidecar")
+        async with running(replace(own, access=AccessSettings(rules=rules))) as sidecar:
+            yield sidecar
+
+
+async def test_no_other_name_of_a_repository_leads_past_a_rule_of_a_chain(
+    sidecar: RunningProxy, standin: StandIn
+) -> None:
+    """The parent has its default registry's repositories under two names."""
+    ask = sidecar.client.ask
+    assert (await ask("GET", f"/v2/{standin.host}/app/manifests/1")).status == 200
+    for path in (
+        "/v2/drop/tags/list",
+        f"/v2/{standin.host}/drop/tags/list",
+        f"/v2/drop/tags/list?ns={standin.host}",
+        f"/v2/{sidecar.settings.registries[0].name}/{standin.host}/drop/tags/list",
+    ):
+        assert (await ask("GET", path)).status == 403, path
+    digest = await sidecar.client.push_blob("app", b"content")
+    await sidecar.until_upstream(digest)
+    mount = f"/v2/app/blobs/uploads/?mount={digest}&from={standin.host}"
+    assert (await ask("POST", f"{mount}/app")).status == 201
+    assert (await ask("POST", f"{mount}/drop")).status == 202
+
+
+async def test_no_spelling_of_ns_reaches_a_registry_that_was_not_judged(
+    sidecar: RunningProxy, second: StandIn
+) -> None:
+    """The parent would go by it, and the query of a further page is handed on as it is."""
+    parent = sidecar.settings.registries[0].name
+    path = f"/v2/app/referrers/{MANIFEST}?page=2&ns={parent}"
+    assert (await sidecar.client.ask("GET", path)).status == 200
+    asked = len(second.requests)
+    for key in ("ns", "%6Es", "n%73", "%6e%73"):
+        await sidecar.client.ask("GET", f"{path}&{key}={second.host}")
+    assert len(second.requests) == asked
+
+
 @pytest.mark.parametrize(
     ("user", "name", "allowed"),
     [
