@@ -123,7 +123,7 @@ def _reason(error: OSError) -> str:
 
 @asynccontextmanager
 async def build(
-    settings: Settings, events: Events, draining: Draining, timing: Timing
+    settings: Settings, events: Events, draining: Draining, timing: Timing, tls: ServerTls | None
 ) -> AsyncIterator[Built]:
     """Everything behind the listening socket; raises `StartError`."""
     refusals = Refusals()
@@ -220,7 +220,8 @@ async def build(
         app = web.Application()
         draining.watch(app)
         app.middlewares.append(render_errors)
-        app.middlewares.append(authentication(authenticator, refusals))
+        trusts = (lambda _: False) if tls is None else tls.trusts
+        app.middlewares.append(authentication(authenticator, refusals, trusts=trusts))
         bodies = Bodies(refusals, timeout=limits.body_timeout)
         RegistryApi(
             registries,
@@ -267,7 +268,7 @@ async def serve(
     timing = timing or Timing()
     async with AsyncExitStack() as stack:
         tls = await _open_tls(settings, stack, timing)
-        built = await stack.enter_async_context(build(settings, events, draining, timing))
+        built = await stack.enter_async_context(build(settings, events, draining, timing, tls))
         server = HttpServer(
             built.app,
             limits=_connection_limits(settings),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from weakref import WeakSet
 
 from cryptography import x509
 
@@ -52,12 +53,21 @@ class ServerTls:
         self._now = now
         self._warned = 0.0
         self._seen = self._look()
+        self._client_ca = b""
+        self._trusting = WeakSet[ssl.SSLContext]()
         self._context, self._end = self._load()
         self._warn_of_end()
 
     @property
     def context(self) -> ssl.SSLContext:
         return self._context
+
+    def trusts(self, context: ssl.SSLContext) -> bool:
+        """Whether clients whom this context has let in by their certificates would be so now.
+
+        A connection outlives the authorities that were there when it was opened.
+        """
+        return context in self._trusting
 
     def refresh(self) -> None:
         """Take files that have changed, if they are whole; else say why not, once."""
@@ -88,7 +98,10 @@ class ServerTls:
         context.set_alpn_protocols(["http/1.1"])
         _load_pair(context, self._cert_file, self._key_file)
         if self._client_ca_file is not None:
-            _load_client_ca(context, self._client_ca_file)
+            client_ca = _load_client_ca(context, self._client_ca_file)
+            if client_ca != self._client_ca:
+                self._client_ca, self._trusting = client_ca, WeakSet()
+            self._trusting.add(context)
         return context, end
 
     def _warn_of_end(self) -> None:
@@ -160,8 +173,9 @@ def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None
         raise TlsError(f"tls-key-file: {cert_file} or {key_file} cannot be read: {why}") from error
 
 
-def _load_client_ca(context: ssl.SSLContext, path: Path) -> None:
-    _read(path, "tls-client-ca-file")
+def _load_client_ca(context: ssl.SSLContext, path: Path) -> bytes:
+    """Have clients' certificates checked against the file, which held what is given back."""
+    content = _read(path, "tls-client-ca-file")
     # Optional: a client may authenticate in another way, and health checks do not at all.
     context.verify_mode = ssl.CERT_OPTIONAL
     try:
@@ -170,3 +184,4 @@ def _load_client_ca(context: ssl.SSLContext, path: Path) -> None:
         raise TlsError(
             f"tls-client-ca-file: {path} holds no certificate in PEM form (BEGIN CERTIFICATE)"
         ) from error
+    return content

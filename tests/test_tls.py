@@ -126,6 +126,23 @@ def test_what_has_changed_is_taken(
     assert tls.context is not context
 
 
+def test_a_context_is_trusted_until_the_authorities_of_clients_are_others(
+    pair: Pair, authority: trustme.CA, tmp_path: Path
+) -> None:
+    client_ca = tmp_path / "clients.crt"
+    Pair.put(client_ca, trustme.CA().cert_pem.bytes())
+    tls = _opened(pair, client_ca)
+    first = tls.context
+    pair.write(authority)
+    tls.refresh()
+    assert tls.context is not first
+    assert tls.trusts(first)
+    Pair.put(client_ca, trustme.CA().cert_pem.bytes())
+    tls.refresh()
+    assert not tls.trusts(first)
+    assert tls.trusts(tls.context)
+
+
 def test_what_is_not_whole_is_told_once_and_the_old_certificate_stays_until_it_is_mended(
     pair: Pair, authority: trustme.CA, caplog: pytest.LogCaptureFixture
 ) -> None:

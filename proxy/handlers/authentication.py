@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -28,8 +29,16 @@ _LINGER_SECONDS: Final = 1.0
 _LINGER_BYTES: Final = 1024 * 1024
 
 
-def authentication(authenticator: Authenticator, refusals: Refusals) -> Middleware:
-    """A middleware that lets through who has authenticated, where that is needed."""
+def authentication(
+    authenticator: Authenticator,
+    refusals: Refusals,
+    *,
+    trusts: Callable[[ssl.SSLContext], bool],
+) -> Middleware:
+    """A middleware that lets through who has authenticated, where that is needed.
+
+    `trusts` tells whether a certificate that was checked in that context counts still.
+    """
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -39,7 +48,10 @@ def authentication(authenticator: Authenticator, refusals: Refusals) -> Middlewa
         headers = request.headers.getall("Authorization", [])
         # More than one is none that is right: who else reads the request may take another of them.
         authorization = ", ".join(headers) if headers else None
-        certificate = _certificate(request)
+        certificate, context = _certificate(request) or (None, None)
+        is_old = context is not None and not trusts(context)
+        if is_old:
+            certificate = None
         if request.path == _TERSE and is_probe and authorization is None and certificate is None:
             if not authenticator.is_needed:
                 request[_IDENTITY] = NOBODY
@@ -50,7 +62,10 @@ def authentication(authenticator: Authenticator, refusals: Refusals) -> Middlewa
             )
         except Unauthorized as error:
             refusals.count(Reason.UNAUTHENTICATED)
-            return await turn_away(request, error)
+            response = await turn_away(request, error)
+            if is_old:  # a new connection may bring a certificate that counts
+                response.force_close()
+            return response
         except TooManyRequests as error:
             refusals.count(Reason.ATTEMPTS)
             return await turn_away(request, error)
@@ -100,9 +115,12 @@ async def _linger(request: web.Request) -> None:
                 taken += len(await request.content.readany())
 
 
-def _certificate(request: web.Request) -> bytes | None:
-    """The client's certificate in DER, which TLS has checked."""
+def _certificate(request: web.Request) -> tuple[bytes, ssl.SSLContext] | None:
+    """The client's certificate in DER, which TLS has checked in that context."""
     if request.transport is None:
         return None
     connection: ssl.SSLObject | None = request.transport.get_extra_info("ssl_object")
-    return None if connection is None else connection.getpeercert(binary_form=True)
+    if connection is None:
+        return None
+    certificate = connection.getpeercert(binary_form=True)
+    return None if certificate is None else (certificate, connection.context)

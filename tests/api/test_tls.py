@@ -26,6 +26,7 @@ from tests.raw import Wire, exchange, parse_reply
 from tests.running import RunningProxy, running, settings_for
 
 PING = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+KEEP = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LARGE = bytes(range(256)) * 65536  # 16 MiB: more than the system buffers for a socket
 SOON = 0.05
 
@@ -106,7 +107,7 @@ async def test_an_old_version_is_refused(settings: Settings, authority: trustme.
         # asyncio breaks off without the alert.
         with pytest.raises((ssl.SSLError, ConnectionResetError)):
             await Wire.open(proxy.address, context=context)
-        assert await _count(proxy, authority, Reason.BAD_REQUEST) == 1
+        assert await _count(proxy, trusting(authority), Reason.BAD_REQUEST) == 1
 
 
 async def test_a_new_certificate_is_taken_while_connections_go_on(
@@ -126,11 +127,16 @@ async def test_a_new_certificate_is_taken_while_connections_go_on(
 
 async def _greeted(proxy: RunningProxy, authority: trustme.CA) -> bool:
     """Whether the proxy's certificate is of that authority."""
+    return await _status(proxy, trusting(authority)) is not None
+
+
+async def _status(proxy: RunningProxy, context: ssl.SSLContext) -> int | None:
+    """What a client gets; None if the proxy's certificate is not of an authority it trusts."""
     try:
-        reply = await exchange(proxy.address, PING, context=trusting(authority))
+        reply = await exchange(proxy.address, PING, context=context)
     except ssl.SSLCertVerificationError:
-        return False
-    return parse_reply(reply).status == 200
+        return None
+    return parse_reply(reply).status
 
 
 async def test_a_broken_certificate_leaves_the_old_one_in_use(
@@ -150,16 +156,40 @@ async def test_a_clients_certificate_is_optional_and_one_of_a_stranger_refused(
     client_ca = tmp_path / "clients.crt"
     clients.cert_pem.write_to_path(str(client_ca))
     async with served(replace(settings, tls=pair.settings(client_ca))) as proxy:
-        assert await _greeted(proxy, authority)
+        assert await _status(proxy, trusting(authority)) == 401  # and not before it has asked
         known = trusting(authority)
-        clients.issue_cert("builder@example.com").configure_cert(known)
-        reply = await exchange(proxy.address, PING, context=known)
-        assert parse_reply(reply).status == 200
+        clients.issue_cert(common_name="builder").configure_cert(known)
+        assert await _status(proxy, known) == 200
         stranger = trusting(authority)
-        trustme.CA().issue_cert("builder@example.com").configure_cert(stranger)
+        trustme.CA().issue_cert(common_name="builder").configure_cert(stranger)
         with suppress(ssl.SSLError, ConnectionResetError):
             assert await exchange(proxy.address, PING, context=stranger) == b""
-        assert await _count(proxy, authority, Reason.BAD_REQUEST) == 1
+        assert await _count(proxy, known, Reason.BAD_REQUEST) == 1
+
+
+async def test_a_connection_ends_whose_clients_authority_is_trusted_no_more(
+    settings: Settings, pair: Pair, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """A new certificate of the proxy's own changes nothing for those who are connected."""
+    clients, client_ca = trustme.CA(), tmp_path / "clients.crt"
+    Pair.put(client_ca, clients.cert_pem.bytes())
+    known = trusting(authority)
+    clients.issue_cert(common_name="builder").configure_cert(known)
+    async with served(replace(settings, tls=pair.settings(client_ca))) as proxy:
+        wire = await Wire.open(proxy.address, context=known)
+        other = trustme.CA()
+        pair.write(other)
+        while not await _greeted(proxy, other):
+            pass
+        wire.send(KEEP)
+        assert (await wire.one_reply()).status == 200
+        Pair.put(client_ca, trustme.CA().cert_pem.bytes())
+        pair.write(authority)  # after the other: whoever sees this one knows that both are taken
+        while not await _greeted(proxy, authority):
+            pass
+        wire.send(KEEP)
+        assert parse_reply(await wire.rest()).status == 401
+        await wire.close()
 
 
 async def test_a_handshake_that_does_not_come_is_given_up(
@@ -171,7 +201,7 @@ async def test_a_handshake_that_does_not_come_is_given_up(
             wire = await Wire.open(proxy.address)  # says nothing
             assert await wire.rest() == b""
             await wire.close()
-        assert await _count(proxy, authority, Reason.HEADER_TIMEOUT) == 3
+        assert await _count(proxy, trusting(authority), Reason.HEADER_TIMEOUT) == 3
 
 
 async def test_a_handshake_counts_as_a_connection(
@@ -197,14 +227,14 @@ async def test_a_client_that_reads_nothing_over_tls_is_given_up(
             assert isinstance(transport, asyncio.Transport)
             transport.pause_reading()
             wire.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            while await _count(proxy, authority, Reason.SEND_TIMEOUT) < times:
+            while await _count(proxy, trusting(authority), Reason.SEND_TIMEOUT) < times:
                 pass
             transport.abort()
 
 
-async def _count(proxy: RunningProxy, authority: trustme.CA, reason: Reason) -> float:
+async def _count(proxy: RunningProxy, context: ssl.SSLContext, reason: Reason) -> float:
     ask = PING.replace(b"/v2/", b"/metrics")
-    reply = parse_reply(await exchange(proxy.address, ask, context=trusting(authority)))
+    reply = parse_reply(await exchange(proxy.address, ask, context=context))
     name = f'ecr_cache_proxy_refusals_total{{reason="{reason}"}} '
     return float(reply.body.decode().partition(name)[2].partition("\n")[0])
 
