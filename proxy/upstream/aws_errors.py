@@ -20,7 +20,7 @@ from proxy.errors import (
     Unavailable,
     Unsupported,
 )
-from proxy.upstream.errors import redact
+from proxy.upstream.errors import one_line, redact
 
 # botocore's METHOD of each provider in the credential chain, for people.
 _SOURCES: Final = {
@@ -102,7 +102,8 @@ def explain_answer(error: Exception, *, action: str, registry: str) -> RegistryE
     """The error for what was asked of ECR's JSON API, as its registry API would give it."""
     intro = f"{action} in {registry} failed"
     if isinstance(error, boto.ClientError):
-        message = str(error.response.get("Error", {}).get("Message", "")) or intro
+        said = str(error.response.get("Error", {}).get("Message", ""))
+        message = one_line(redact(said)) or intro
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         kind = _ANSWERS.get(_code(error))
         if kind is None and status == 429:
@@ -117,7 +118,7 @@ def explain_answer(error: Exception, *, action: str, registry: str) -> RegistryE
 def _explain(error: Exception, intro: str) -> RegistryError:
     if isinstance(error, boto.ClientError):
         return _explain_refusal(error, intro)
-    message = " ".join(str(error).split())
+    message = one_line(str(error))
     if isinstance(
         error,
         (boto.SSOTokenLoadError, boto.UnauthorizedSSOTokenError, boto.TokenRetrievalError),
@@ -154,11 +155,11 @@ def _code(error: boto.ClientError) -> str:
 
 
 def _explain_refusal(error: boto.ClientError, intro: str) -> RegistryError:
-    code, message = _code(error), str(error.response.get("Error", {}).get("Message", ""))
+    code, message = one_line(_code(error)), str(error.response.get("Error", {}).get("Message", ""))
     if code in _SIGNATURE:
         # What follows is what should have been signed, with the session's token in it.
         message = message.partition("\n")[0].partition(" The Canonical String")[0]
-    said = f"{code}: {redact(message)}" if message else code
+    said = f"{code}: {one_line(redact(message))}" if message else code
     if code in _DENIED:
         what = "sts:AssumeRole" if "AssumeRole" in error.operation_name else _permission(error)
         return Unavailable(f"{intro}: {said}. The principal needs {what}")

@@ -114,14 +114,21 @@ def read_words(headers: Mapping[str, str], body: bytes) -> Words:
         if entries:
             code = entries[0].get("code")
             said = [words for entry in entries if (words := _sentence(entry))]
-            return Words(code if isinstance(code, str) else "", "; ".join(said)[:_MAX_SAID])
+            told = one_line("; ".join(said)[:_MAX_SAID])
+            return Words(one_line(code) if isinstance(code, str) else "", told)
     if code_match := _XML_CODE.search(text):
         message = _XML_MESSAGE.search(text)
-        return Words(code_match[1], message[1] if message else "")
+        return Words(one_line(code_match[1]), one_line(message[1]) if message else "")
     # A page in HTML is some proxy's, and says nothing in the words of a registry.
     if text.startswith("<") or "html" in headers.get("Content-Type", "").lower():
         return Words("", "")
-    return Words("", " ".join(text.split())[:_MAX_WORDS])
+    return Words("", one_line(text)[:_MAX_WORDS])
+
+
+def one_line(text: str) -> str:
+    """Somebody else's words as they may stand in a log: what moves a terminal's cursor, or begins
+    a line that looks like one of ours, is a space."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def redact(text: str) -> str:

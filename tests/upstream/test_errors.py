@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from proxy import errors
 from proxy.errors import RegistryError, UpstreamRefusal
+from proxy.upstream.aws_errors import explain, explain_answer
 from proxy.upstream.errors import Kind, What, Words, means_expired, read_words, translate
 from tests.upstream.fakes import ecr_error
 
@@ -129,6 +131,35 @@ def test_all_errors_of_a_body_are_told() -> None:
         }
     ).encode()
     assert read_words({}, body) == Words("MANIFEST_INVALID", "first (more); second")
+
+
+FORGED = "no\n2026-11-25 18:00:00 ERROR the disk is on fire\r\x1b[2J\x9b\u2028\ud800"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(
+            {"errors": [{"code": FORGED, "message": FORGED, "detail": FORGED[1:]}]}
+        ).encode(),
+        f"<Error><Code>{FORGED}</Code><Message>{FORGED}</Message></Error>".encode(
+            "utf-8", "replace"
+        ),
+        FORGED.encode("utf-8", "replace"),
+    ],
+)
+def test_what_upstream_says_stays_one_line_of_a_log(body: bytes) -> None:
+    words = read_words({}, body)
+    assert words.message.startswith("no 2026-11-25")
+    assert (words.code + words.message).isprintable()
+
+
+def test_what_aws_says_stays_one_line_of_a_log() -> None:
+    answer = {"Error": {"Code": FORGED, "Message": FORGED}}
+    error = ClientError(answer, "BatchCheckLayerAvailability")
+    assert explain(error, action="x", registry="r").message.isprintable()
+    answer["Error"]["Code"] = "ValidationException"
+    assert explain_answer(error, action="x", registry="r").message.isprintable()
 
 
 def test_no_layer_that_a_manifest_lacks_is_cut_off() -> None:

@@ -106,6 +106,8 @@ async def test_more_than_a_manifest_may_be_is_refused(plain: Registry, server: F
         ("application/json", b"{}", "application/json"),
         ("application/json", b"[" * 100_000, "application/json"),
         ("text/plain", b"\xff", "text/plain"),
+        ("application/\xe9", CONTENT, OCI_MANIFEST),
+        ("application/\xe9", b"{}", ""),
     ],
 )
 async def test_media_type(
