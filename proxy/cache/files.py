@@ -147,13 +147,15 @@ def read_whole(path: str) -> bytes:
         os.close(fd)
 
 
-def read_all(folder: str) -> list[bytes]:
-    """The files below a folder, which may not be there; those that go meanwhile are left out."""
+def read_all(folder: str) -> list[tuple[str, bytes]]:
+    """Paths and contents of the files below a folder, which may not be there; those that go
+    meanwhile are left out.
+    """
     contents = []
     for path, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
-                contents.append(read_whole(f"{path}/{name}"))
+                contents.append((f"{path}/{name}", read_whole(f"{path}/{name}")))
     return contents
 
 

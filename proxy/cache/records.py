@@ -21,7 +21,7 @@ from cachetools import LRUCache
 from proxy.cache.disk import to_the_end
 from proxy.cache.errors import CacheError, NoSpace
 from proxy.cache.files import disk_bytes, read_all, read_whole, replace, sync_directory
-from proxy.cache.layout import is_kept, record_key
+from proxy.cache.layout import is_kept, key_at, record_key
 from proxy.cache.policy import Entry
 from proxy.cache.room import Room
 from proxy.cache.secret import load_secret
@@ -120,10 +120,11 @@ class RecordStore:
         """Keep a record, once it is put, from eviction by later ones."""
         return Pin(self._space, _name(kind, _identity(kind, registry, repository, key)))
 
-    async def all(self, kind: str) -> list[tuple[str, str, str, bytes]]:
+    async def all(self, kind: str, *, drop: bool = False) -> list[tuple[str, str, str, bytes]]:
         """Registry, repository, key and content of all records of a kind, read from disk.
 
-        Damaged ones are left out. Raises `CacheError` when the disk refuses to list them.
+        Damaged ones are left out, told of, and removed with `drop`. Raises `CacheError` when the
+        disk refuses to list them.
         """
         space = self._space
         folder = space.layout.folder_of_records(kind)
@@ -131,7 +132,22 @@ class RecordStore:
             files = await space.disk.run(read_all, folder)
         except OSError as error:
             raise CacheError(f"{folder} cannot be read: {error}") from error
-        return [found for data in files if (found := _open(self._secret, data)) is not None]
+        records, damaged = [], []
+        for path, data in files:
+            name = key_at(space.layout.name_of(path))
+            if (found := _open(self._secret, data)) is not None:
+                records.append(found)
+            elif name is not None:
+                damaged.append((name, data))
+        if damaged:
+            space.trouble(
+                f"{len(damaged)} notes in {folder} are not believed, and count as not there: they "
+                f"are damaged, or were written with another key than the one in "
+                f"{space.layout.secret} now"
+            )
+        for name, data in damaged if drop else ():
+            await self._drop_damaged(name, data)
+        return records
 
     def _remember(self, name: bytes, content: bytes) -> None:
         self._changes += 1

@@ -118,7 +118,8 @@ class Debts:
     async def restore(self, registries: Registries) -> None:
         """Owe again what was owed when the process ended; raises `CacheError`."""
         known = {registry.name: registry for registry in registries.all()}
-        for name, repository, digest_text, content in await self._records.all(_DEBT):
+        owed = await self._records.all(_DEBT, drop=True)
+        for name, repository, digest_text, content in owed:
             registry, said = known.get(name), json.loads(content)
             if registry is None:
                 await self._leave_waiting(name, repository, digest_text, since=said["since"])

@@ -108,6 +108,23 @@ async def test_a_damaged_record_is_a_miss_and_gone(cache: Cache, damage: str) ->
     assert path.read_bytes() == good
 
 
+@pytest.mark.parametrize("drop", [False, True])
+async def test_promises_that_the_key_was_lost_of_are_told_of(cache: Cache, drop: bool) -> None:
+    records = await RecordStore.open(cache.store)
+    for number in range(3):
+        await records.put("debt", *WHERE, str(number), b"before")
+    (cache.directory / "secret").unlink()
+    records = await RecordStore.open(await cache.reopen())
+    await records.put("debt", *WHERE, "3", b"since")
+    (cache.directory / "records/debt/not ours").write_bytes(b"")
+    assert await records.all("debt", drop=drop) == [(*WHERE, "3", b"since")]
+    (told,) = (event.detail for event in cache.told if event.kind is Kind.TROUBLE)
+    assert told.startswith("3 notes in")
+    assert len(list((cache.directory / "records/debt").glob("??/*"))) == (1 if drop else 4)
+    (cache.directory / "records/debt/not ours").unlink()
+    assert cache.store.used_bytes == cache.disk_bytes()
+
+
 async def test_manifests_make_room_but_aliases_stay(cache: Cache) -> None:
     await cache.reopen(budget=MIB)
     records = await RecordStore.open(cache.store)
