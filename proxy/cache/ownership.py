@@ -54,11 +54,21 @@ def _secure(path: str, status: os.stat_result, root: str) -> int:
         raise CacheError(
             f"{problem}others may write to {path} (mode {stat.S_IMODE(status.st_mode):o}): "
             f"chmod go-w {path}, or choose a directory of its own, such as {root}/cache"
+            f"{_hint(status)}"
         )
     if not status.st_mode & _OTHERS:
         return 0
     os.chmod(path, stat.S_IMODE(status.st_mode) & ~_OTHERS)
     return 1
+
+
+def _hint(status: os.stat_result) -> str:
+    """Kubernetes gives all that is in a volume to the pod's group, each time it mounts it."""
+    if status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IWGRP:
+        return (
+            "; where a pod's fsGroup opens it anew each time, fsGroupChangePolicy: OnRootMismatch"
+        )
+    return ""
 
 
 def _with_shards(folders: Iterable[str]) -> Iterator[str]:

@@ -71,6 +71,16 @@ async def test_a_directory_that_others_can_write_to_is_refused_with_what_to_do(
     await (await _open(tmp_path)).close()
 
 
+@pytest.mark.parametrize(("bits", "hinted"), [(0o2770, True), (0o770, False), (0o2702, False)])
+async def test_a_volume_that_kubernetes_has_given_to_a_group_is_told_how_to_be_left_alone(
+    tmp_path: Path, bits: int, hinted: bool
+) -> None:
+    os.chmod(tmp_path, bits)
+    with pytest.raises(CacheError, match="others may write") as raised:
+        await _open(tmp_path)
+    assert ("fsGroupChangePolicy: OnRootMismatch" in str(raised.value)) is hinted
+
+
 async def test_a_directory_inside_one_that_all_can_write_to_is_fine(tmp_path: Path) -> None:
     """As an emptyDir of Kubernetes is, and a tmpfs of Docker."""
     os.chmod(tmp_path, 0o1777)
