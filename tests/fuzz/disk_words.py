@@ -20,7 +20,7 @@ from proxy.cache.layout import (
     upload_key,
 )
 from proxy.cache.policy import Entry
-from proxy.cache.records import _identity, _open, _seal
+from proxy.cache.records import _open, _seal
 from proxy.services.tags import _Heard
 from tests.fuzz.documents import Documents
 from tests.fuzz.mutation import Mutator
@@ -33,8 +33,18 @@ _PATHS: Final = (
     *(f"incoming/sha256-{_HEX}", f"incoming/alias-{_HEX}", f"quarantine/sha256-{_HEX}"),
     *("lock", "secret", "checkpoint", "control.sock", "incoming/checkpoint-0"),
 )
-_SECRET: Final = b"the secret of a cache"
 _TAG: Final = (f"sha256:{_HEX}", "application/vnd.oci.image.index.v1+json", 10, 1.5e9)
+
+_SECRET: Final = b"s" * 32
+_IDENTITY: Final = b'["alias", "registry", "app", "key"]'
+_RECORDS: Final = (
+    _seal(_SECRET, _IDENTITY, b"content"),
+    _seal(b"x" * 32, _IDENTITY, b"content"),
+    hashlib.sha256(_IDENTITY + b"\ncontent").hexdigest().encode()
+    + b"\n"
+    + _IDENTITY
+    + b"\ncontent",
+)
 
 
 class _Disk:
@@ -105,12 +115,15 @@ def _draw_key(mutator: Mutator) -> tuple[str, str]:
 
 
 def _draw_record(mutator: Mutator) -> bytes:
-    sealed = _seal(_SECRET, _identity("alias", "registry", "app", "key"), b"content")
-    return mutator.content((sealed, b""))
+    return mutator.content((*_RECORDS, b""))
 
 
 def _check_record(data: bytes) -> str:
-    return "damaged" if _open(_SECRET, data) is None else "record"
+    if _open(_SECRET, data) is None:
+        return "damaged"
+    if data != _RECORDS[0]:
+        raise Wrong("a record that nobody wrote")
+    return "record"
 
 
 def _draw_tag(mutator: Mutator) -> bytes:
