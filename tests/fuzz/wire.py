@@ -107,6 +107,7 @@ class Connections:
         self._batch = batch
         self._count = count
         self._left = 0
+        self._spare: list[Sent] = []
 
     async def run(self, inputs: int) -> None:
         """Send about so many."""
@@ -125,10 +126,10 @@ class Connections:
                     "127.0.0.1", self._port, limit=_LIMIT
                 )
             # One that is not sound goes alone: it takes those with it that come along with it.
-            drawn = [self._draw()] if held is None else [held]
+            drawn = [self._next()] if held is None else [held]
             held = None
             while drawn[-1].sound and len(drawn) < self._batch and held is None:
-                following = self._draw()
+                following = self._next()
                 if following.sound:
                     drawn.append(following)
                 else:
@@ -165,16 +166,23 @@ class Connections:
                     self._outcome.find(f"malformed reply: {error}", sent.data)
                 return False
             if reply is None:
-                # Of what follows a close nobody knows whether it was read: it is not counted.
                 self._count_one("close", start, sent)
-                self._left += len(drawn) - number - 1
+                self._put_back(drawn[number + 1 :])
                 return False
             self._count_one(str(reply.status), start, sent)
             self._judge(sent, reply)
             if not sent.sound or reply.headers.get("connection", "").lower() == "close":
-                self._left += len(drawn) - number - 1
+                self._put_back(drawn[number + 1 :])
                 return False
         return True
+
+    def _next(self) -> Sent:
+        return self._spare.pop() if self._spare else self._draw()
+
+    def _put_back(self, unanswered: list[Sent]) -> None:
+        """They came behind a close: they are sent again on another connection."""
+        self._left += len(unanswered)
+        self._spare += unanswered
 
     async def _impatiently(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str
