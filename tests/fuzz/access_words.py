@@ -20,7 +20,7 @@ _BASIC: Final = tuple(
     f"Basic {base64.b64encode(pair.encode()).decode()}"
     for pair in (f"ci:{_TOKEN}", f"token:{_TOKEN}", "a:b:c", ":", "é:ü", "AWS:x")
 )
-_AUTHORIZATIONS: Final = (*_BASIC, f"Bearer {_TOKEN}", f"bearer  {_TOKEN} ", "Basic", "Digest x=y")
+AUTHORIZATIONS: Final = (*_BASIC, f"Bearer {_TOKEN}", f"bearer  {_TOKEN} ", "Basic", "Digest x=y")
 _HASH: Final = "$2y$05$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234"
 _HTPASSWD: Final = (
     f"ci:{_HASH}\n# a remark\n\nteam.dev-1:{_HASH.replace('2y', '2b')}\n",
@@ -34,7 +34,7 @@ _ADDRESSES: Final = ("127.0.0.1", "::1", "fe80::1%eth0", "2001:db8::1", "::ffff:
 
 def _draw_header(mutator: Mutator) -> str:
     """As aiohttp decodes one."""
-    raw = mutator.text(_AUTHORIZATIONS).encode("utf-8", "surrogatepass")
+    raw = mutator.text(AUTHORIZATIONS).encode("utf-8", "surrogatepass")
     return raw.decode("utf-8", "surrogateescape")
 
 

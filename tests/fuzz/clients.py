@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from proxy.access.tokens import new_token, token_line
 from proxy.oci import OCI_INDEX, OCI_MANIFEST, Digest
 from tests.bench import servers
 from tests.buildcache.manifests import compact, image_manifest, index
@@ -36,17 +37,25 @@ async def run(inputs: int, seed: int) -> Outcome:
             variables = upstream.configure(config)
             keys = {n: v for n, v in variables.items() if n.startswith("AWS_")}
             keys.pop("AWS_EC2_METADATA_DISABLED")
-            with running(folder / "proxy", keys, config=str(config)) as proxy:
-                await _campaign(proxy, outcome, inputs, seed)
+            token = new_token()
+            users = folder / "tokens"
+            users.write_text(token_line("fuzz", token) + "\n")
+            users.chmod(0o600)
+            flags = {"config": str(config), "token_file": str(users)}
+            with running(folder / "proxy", keys, flags=flags) as proxy:
+                await _campaign(proxy, outcome, inputs, seed, f"Bearer {token}")
                 proxy.judge(outcome)
     return outcome
 
 
-async def _campaign(proxy: Proxy, outcome: Outcome, inputs: int, seed: int) -> None:
-    client = Client(f"http://127.0.0.1:{proxy.port}")
+async def _campaign(
+    proxy: Proxy, outcome: Outcome, inputs: int, seed: int, authorization: str
+) -> None:
+    headers = {"Authorization": authorization}
+    client = Client(f"http://127.0.0.1:{proxy.port}", headers=headers)
     try:
         digests = await _prepare(client)
-        requests = Requests(Mutator(f"{seed}/{NAME}"), digests)
+        requests = Requests(Mutator(f"{seed}/{NAME}"), digests, authorization=authorization)
         connections = Connections(proxy.port, outcome, requests.draw, opened=requests.opened)
         elapsed = Stopwatch()
         await connections.run(int(inputs * _WARM_UP))

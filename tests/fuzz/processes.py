@@ -138,9 +138,10 @@ class Proxy:
 @contextmanager
 def running(
     folder: Path,
-    variables: Mapping[str, str],
+    variables: Mapping[str, str] = MappingProxyType({}),
+    *,
     tuning: Mapping[str, object] = MappingProxyType({}),
-    **flags: object,
+    flags: Mapping[str, object],
 ) -> Iterator[Proxy]:
     """A proxy with its `cache` in the folder, in an environment of these variables."""
     folder.mkdir(parents=True, exist_ok=True)

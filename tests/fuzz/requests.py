@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import quote
 
 from proxy.oci import MANIFEST_TYPES, Digest
+from tests.fuzz.access_words import AUTHORIZATIONS
 from tests.fuzz.client_words import (
     ACCEPTS,
     CHUNKS,
@@ -41,7 +42,7 @@ _QUERIES: Final = (
 )
 _HEADERS: Final = (
     *("Connection: keep-alive", "Connection: close", "Connection: upgrade", "Upgrade: websocket"),
-    *("Expect: 100-continue", "Cookie: a=b", "Authorization: Basic QVdTOng=", "Authorization: x"),
+    *("Expect: 100-continue", "Cookie: a=b", "Pragma: no-cache", "Max-Forwards: 0"),
     *("If-None-Match: *", 'If-Match: "x"', "If-Range: x", "If-Modified-Since: x", "TE: trailers"),
     *("Cache-Control: no-cache", "X-Forwarded-For: 1.2.3.4", "Forwarded: for=x", "Via: 1.1 x"),
     *("Accept-Encoding: gzip, br", "Content-Encoding: gzip", "Content-Language: x", "Date: x"),
@@ -92,8 +93,11 @@ class Sent:
 class Requests:
     """Draws requests; remembers the uploads that were opened, and has the oldest ones closed."""
 
-    def __init__(self, mutator: Mutator, digests: Sequence[str]) -> None:
-        """`digests` of blobs and manifests that are there."""
+    def __init__(
+        self, mutator: Mutator, digests: Sequence[str], *, authorization: str | None = None
+    ) -> None:
+        """`digests` of blobs and manifests that are there; `authorization` lets a client in."""
+        self._authorization = authorization
         self._mutator = mutator
         self._documents = Documents(mutator)
         self._there = tuple(digests)
@@ -200,8 +204,17 @@ class Requests:
         kept = list({line.partition(b":")[0].lower(): line for line in tame}.values())
         if body or method in ("PUT", "POST", "PATCH"):
             kept.append(f"Content-Length: {len(body)}".encode())
-        lines = [f"{method} {target} HTTP/1.1".encode(), b"Host: proxy", *kept]
+        lines = [f"{method} {target} HTTP/1.1".encode(), b"Host: proxy", *kept, *self._login()]
         return Sent(method, b"\r\n".join((*lines, b"", body)), sound=True)
+
+    def _login(self) -> list[bytes]:
+        """The header that lets a client in, seldom another one, or none."""
+        right, mutator = self._authorization, self._mutator
+        if right is None or mutator.often(0.02):
+            return []
+        said = right if mutator.often(0.98) else mutator.text((right, *AUTHORIZATIONS))
+        line = _tame(f"Authorization: {said}")
+        return [line] if line else []
 
     def _in_chunks(self, method: str, path: str, headers: Sequence[str], body: bytes) -> Sent:
         whole = self._sound(method, path, *headers, "Transfer-Encoding: chunked").data
@@ -223,14 +236,15 @@ class Requests:
         headers = [mutator.text(_FRAMINGS, unchanged=0.5) for _ in range(mutator.one((1, 1, 2)))]
         body = mutator.one((b"hello", *_CHUNKED, b"", b"helloGET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n"))
         encoded = [header.encode("utf-8", "surrogatepass") for header in headers]
-        return Sent("PUT", b"\r\n".join((line, b"Host: a", *encoded, b"", body)), sound=False)
+        whole = (line, b"Host: a", *encoded, *self._login(), b"", body)
+        return Sent("PUT", b"\r\n".join(whole), sound=False)
 
     def _chunked(self) -> Sent:
         mutator = self._mutator
         path = mutator.one((f"/v2/{REPOSITORY}/manifests/a", *self._uploads))
-        body = mutator.content(_CHUNKED)
-        head = f"PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-        return Sent("PUT", head.encode() + body, sound=False)
+        lines = [f"PUT {path} HTTP/1.1".encode(), b"Host: a", b"Transfer-Encoding: chunked"]
+        whole = (*lines, *self._login(), b"", mutator.content(_CHUNKED))
+        return Sent("PUT", b"\r\n".join(whole), sound=False)
 
     def _lined(self) -> Sent:
         line = self._mutator.content(_LINES, unchanged=0.3)

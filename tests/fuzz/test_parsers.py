@@ -26,8 +26,8 @@ def test_parsers_let_out_only_the_errors_that_they_name(seed: int, tmp_path: Pat
     print(table(outcomes))
     findings = [str(finding) for outcome in outcomes for finding in outcome.findings]
     assert not findings, "\n".join((f"seed {seed}", *findings))
-    # Each has seen inputs that were good, and some that were not.
-    assert all(len(outcome.replies) > 1 for outcome in outcomes)
+    # All have seen inputs that were good, and some that were not, if they have seen many.
+    assert all(len(outcome.replies) > 1 for outcome in outcomes if outcome.inputs >= _INPUTS)
 
 
 def test_an_error_that_is_not_named_is_a_finding() -> None:

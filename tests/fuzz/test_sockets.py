@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import clients, upstreams
-from tests.fuzz.mutation import Mutator
 from tests.fuzz.outcome import Outcome, table
 from tests.fuzz.processes import running
-from tests.fuzz.requests import Requests
+from tests.fuzz.requests import Sent
 from tests.fuzz.wire import Connections
 
 _NEW = random.SystemRandom().randrange(2**32)
@@ -43,9 +42,11 @@ async def test_what_must_not_happen_would_be_found(tmp_path: Path) -> None:
     config = tmp_path / "proxy.toml"
     config.write_text('[[registry]]\nurl = "http://127.0.0.1:9"\n')
     outcome = Outcome("no upstream")
-    with running(tmp_path / "proxy", {}, {"attempts": 1}, config=str(config)) as proxy:
-        requests = Requests(Mutator(1), ["sha256:" + "0" * 64])
-        await Connections(proxy.port, outcome, requests.draw, count=4).run(300)
+    with running(
+        tmp_path / "proxy", tuning={"attempts": 1}, flags={"config": str(config)}
+    ) as proxy:
+        asked = Sent("GET", b"GET /v2/app/manifests/t HTTP/1.1\r\nHost: a\r\n\r\n", sound=True)
+        await Connections(proxy.port, outcome, lambda: asked, count=1).run(8)
         (tmp_path / "proxy" / "cwd" / "written").touch()
         (tmp_path / "proxy" / "cache" / "blobs" / "sha256" / "ab").mkdir(parents=True)
         wrong = tmp_path / "proxy" / "cache" / "blobs" / "sha256" / "ab" / ("ab" + "0" * 62)

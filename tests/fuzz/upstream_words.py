@@ -163,8 +163,12 @@ def _check_words(drawn: tuple[str, str, str]) -> str:
         said.append("time")
     host = parse_host(drawn[1])
     if host is not None:
-        check_patterns(host.redirect_hosts)  # raises for what is no pattern, or is too wide
-        said.append("host")
+        try:
+            check_patterns(host.redirect_hosts)
+        except ValueError:
+            said.append("no host")  # of no region that can be: such a registry is not opened
+        else:
+            said.append("host")
     if find_last(drawn[2]) is not None:
         said.append("last")
     return "+".join(said) or "none"

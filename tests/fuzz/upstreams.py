@@ -105,7 +105,7 @@ async def run(inputs: int, seed: int) -> Outcome:
     outcome = Outcome(NAME)
     with tempfile.TemporaryDirectory() as name, _hostile(seed) as port:
         config = _configure(Path(name), port)
-        with running(Path(name, "proxy"), {}, _TUNING, config=config) as proxy:
+        with running(Path(name, "proxy"), tuning=_TUNING, flags={"config": config}) as proxy:
             await _campaign(proxy, outcome, inputs, seed)
             proxy.judge(outcome)
     return outcome
