@@ -18,6 +18,8 @@ from proxy.config import RegistrySettings, Settings
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
 from proxy.standin import StandIn
+from tests.canaries.values import CLIENT_HEADERS
+from tests.canaries.watch import WATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,19 @@ class Client:
     """Asks a registry over plain HTTP, following nothing and decoding nothing."""
 
     def __init__(
-        self, url: str, *, headers: Mapping[str, str] | None = None, source: str | None = None
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        source: str | None = None,
+        watched: bool = False,
     ) -> None:
-        """`source` is the address that it comes from, where that matters."""
+        """`source` is the address that it comes from, where that matters.
+
+        `watched` is for a proxy that runs in another process: one in this process always is.
+        """
         self._url = URL(url)
+        self._watched = watched
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(local_addr=(source, 0)) if source else None,
             headers=headers,
@@ -67,7 +78,10 @@ class Client:
         async with self.session.request(
             method, url, headers=headers, data=body, allow_redirects=False
         ) as response:
-            return Answer(response.status, response.headers.copy(), await response.read())
+            answer = Answer(response.status, response.headers.copy(), await response.read())
+        if self._watched:
+            WATCH.see_reply(answer.status, answer.headers, answer.body)
+        return answer
 
     async def push_blob(self, repository: str, content: bytes) -> Digest:
         """As BuildKit does: POST, then one PUT."""
@@ -147,7 +161,9 @@ class RunningProxy:
         if ready.cancelled():
             await self._task
         self.address = ready.result().address
-        self._client = Client(f"http://{self.address}")
+        # What nobody asks for is sent all the same by clients that have logged in elsewhere.
+        own = None if self.settings.access.authenticates else CLIENT_HEADERS
+        self._client = Client(f"http://{self.address}", headers=own)
 
     async def stop(self, *, close_client: bool = True) -> None:
         if self._client is not None and close_client:

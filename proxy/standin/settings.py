@@ -12,7 +12,7 @@ from pathlib import Path
 MIB = 1024 * 1024
 
 # In each secret that the stand-in issues, and nowhere else: where one of them got to can be
-# searched for. Its length is a multiple of three, so that base64 has a whole form of it too.
+# searched for. Six letters follow that say which it is.
 MARK = "NOTASECRETQ7"
 
 
@@ -58,25 +58,25 @@ class StandInSettings:
     denials: tuple[Denial, ...] = ()
 
     # Tokens and principals (§2)
-    access_key_id: str = f"AKIA{MARK}KEY0"
-    secret_access_key: str = f"{MARK}/of/the+stand-in/for+Amazon+ECR=="
+    access_key_id: str = f"AKIA{MARK}KEYID0"
+    secret_access_key: str = f"{MARK}AWSKEY/of/the+stand-in/for+ECR=="
     roles: tuple[Role, ...] = ()
     token_lifetime: float = 12 * 3600.0
     token_size: int = 4400  # characters of `authorizationToken`; over 4,096 were seen
     # How each of what is issued begins, before what tells it from others of its kind. The escapes
     # of URLs and of base64 are in there where ECR's and S3's have them.
-    token_payload: str = f"{MARK}???>>>token."  # in a registry token's JSON; three times n long
-    role_key_id: str = f"ASIA{MARK}ROLE"
-    role_secret: str = f"{MARK}/of/a+role=="
-    session_token: str = f"IQoJb3JpZ2luX2VjE+/{MARK}/of+a+session=="
+    token_payload: str = f"{MARK}ECRTOK???>>>"  # in a registry token's JSON; three times n long
+    role_key_id: str = f"ASIA{MARK}RIDROL"
+    role_secret: str = f"{MARK}RKYROL/of/a+role=="
+    session_token: str = f"IQoJb3JpZ2luX2VjE+/{MARK}STSTOK/of+a+session=="
     expired_token_status: int = 403  # "seen as 400 behind proxies"
 
     # Blobs and their URLs (§3)
     unreferenced_blob_status: int = 404  # of a GET; 200 hands such a blob out
     url_lifetime: float = 3600.0
-    url_key_id: str = f"ASIA{MARK}S3"
-    url_session_token: str = f"IQoJb3JpZ2luX2VjE+/{MARK}/of+a+URL=="
-    url_signature: str = f"{MARK}signed"
+    url_key_id: str = f"ASIA{MARK}URLKEY"
+    url_session_token: str = f"IQoJb3JpZ2luX2VjE+/{MARK}TOKNS3/of+a+URL=="
+    url_signature: str = f"{MARK}SIGNS3"
     expired_url_status: int = 403  # 403 AccessDenied, or 400 ExpiredToken
     s3_slow_down: bool = False  # every S3 request is answered 503 SlowDown
     s3_host: str | None = None  # host name in the redirect; None: one that differs, if it can be
