@@ -23,6 +23,7 @@ from urllib.parse import urljoin, urlsplit
 
 from proxy.oci import OCI_INDEX, OCI_MANIFEST, Digest
 from tests.caches import ALL_TYPES, CONFIG, OCI_LAYER, OLD, Cache, only
+from tests.canaries.watch import WATCH
 
 # A client that waits longer has been forgotten.
 _PATIENCE = 120.0
@@ -102,6 +103,8 @@ class Exporter:
         self._url = url
         self._pauses = pauses
         self._headers = dict(agent)
+        # Who logs in asks the registry itself, which may say what the proxy may not.
+        self._watched = login is None
         if login is not None:
             encoded = b64encode(":".join(login).encode()).decode()
             self._headers["Authorization"] = f"Basic {encoded}"
@@ -228,6 +231,8 @@ class Exporter:
             wait = max(0.0, time.perf_counter() - sent)
             length = 0 if method == "HEAD" else int(found.get("content-length", "0"))
             content = await reader.readexactly(length)
+            if self._watched:
+                WATCH.see_reply(status, found, content)
         except (ConnectionError, asyncio.IncompleteReadError):
             self._hang_up()
             return Exchange(method, target, 0, time.perf_counter() - sent, {}, b"")

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
+from tests.canaries.watch import WATCH
+
 # Far more than anything here takes; a program that hangs must not hang the tests.
 PATIENCE = 60.0
 COMMAND = (sys.executable, "-W", "error", "-m", "proxy")
@@ -28,11 +30,16 @@ def environment(**variables: str) -> dict[str, str]:
     return kept | variables
 
 
-class Lines:
-    """The lines of a pipe, read as they come, so that it never fills up."""
+# The one command whose output has secrets in it: the stand-in's, for whoever tries it out.
+TELLS_SECRETS = "standin"
 
-    def __init__(self, stream: IO[str]) -> None:
+
+class Lines:
+    """The lines of a pipe, read as they come, so that it never fills up; watched for secrets."""
+
+    def __init__(self, stream: IO[str], *, channel: str | None) -> None:
         self._stream = stream
+        self._channel = channel
         self._coming: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._seen: list[str] = []
         self._thread = threading.Thread(target=self._read)
@@ -60,6 +67,8 @@ class Lines:
 
     def _read(self) -> None:
         for line in self._stream:
+            if self._channel is not None:
+                WATCH.see(self._channel, line)
             self._coming.put(line.rstrip("\n"))
         self._coming.put(None)
 
@@ -78,8 +87,9 @@ class Program:
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self.output = Lines(self._process.stdout)
-        self.errors = Lines(self._process.stderr)
+        told = TELLS_SECRETS in arguments
+        self.output = Lines(self._process.stdout, channel=None if told else "processes' stdout")
+        self.errors = Lines(self._process.stderr, channel="processes' stderr")
 
     @property
     def id(self) -> int:
@@ -113,7 +123,7 @@ def finished(
     arguments: Sequence[str], *, stdin: bytes = b"", **variables: str
 ) -> subprocess.CompletedProcess[bytes]:
     """`ecr-cache-proxy` with these arguments, run to its end."""
-    return subprocess.run(
+    done = subprocess.run(
         [*COMMAND, *arguments],
         env=environment(**variables),
         input=stdin,
@@ -121,3 +131,6 @@ def finished(
         timeout=PATIENCE,
         check=False,
     )
+    WATCH.see("processes' stdout", done.stdout)
+    WATCH.see("processes' stderr", done.stderr)
+    return done

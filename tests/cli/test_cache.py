@@ -317,7 +317,7 @@ async def pulling(standin: StandIn, tmp_path: Path) -> AsyncIterator[tuple[Cache
     }
     with started(["serve", "--config", str(settings)], **credentials) as proxy:
         line = await asyncio.to_thread(proxy.output.wait_for, "listening")
-        client = Client(line.partition(" on ")[2].partition(",")[0])
+        client = Client(line.partition(" on ")[2].partition(",")[0], watched=True)
         yield Caches(tmp_path / "cache", proxy), client
         await client.close()
 

@@ -140,7 +140,7 @@ async def test_a_signal_lets_requests_finish_and_a_second_one_does_not(
     held = standin.faults.add(Fault(server="s3", path=Digest.of(layer).hex, hold_at=1_000_000))
     with started(arguments, **credentials(standin)) as program:
         line = await asyncio.to_thread(program.output.wait_for, "listening")
-        client = Client(line.partition(" on ")[2].partition(",")[0])
+        client = Client(line.partition(" on ")[2].partition(",")[0], watched=True)
         pulling = asyncio.create_task(client.ask("GET", path))
         await held.reached.wait()
         program.signal(signal.SIGTERM)
@@ -164,7 +164,7 @@ async def test_without_credentials_it_starts_and_says_what_is_missing(
     arguments = ["serve", "--config", settings_file(tmp_path, standin)]
     with started(arguments, **NO_METADATA, HOME=str(tmp_path)) as program:
         line = await asyncio.to_thread(program.output.wait_for, "listening")
-        client = Client(line.partition(" on ")[2].partition(",")[0])
+        client = Client(line.partition(" on ")[2].partition(",")[0], watched=True)
         assert (await client.ask("GET", "/livez")).status == 200
         assert (await client.ask("GET", "/readyz")).status == 503
         refused = await client.ask("GET", "/v2/app/manifests/1")
@@ -258,7 +258,7 @@ async def test_the_demo_tells_live_what_the_proxy_does_whatever_the_users_settin
             return await asyncio.to_thread(program.output.wait_for, text)
 
         line = await told("in front of it the proxy at ")
-        client = Client(line.partition(" at ")[2].partition(". ")[0])
+        client = Client(line.partition(" at ")[2].partition(". ")[0], watched=True)
         await told("Ctrl-C ends the demo")
         await cache.push_blobs(client, "demo/app")
         pushed = await client.push_manifest("demo/app", "cache", cache.index, OCI_INDEX)

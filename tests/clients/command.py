@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.canaries.watch import WATCH
+
 # Nothing here takes longer than seconds; a client that hangs must not hang the suite.
 TIMEOUT = 180.0
 
@@ -57,6 +59,7 @@ def run(
         timeout=TIMEOUT,
         check=False,
     )
+    WATCH.see("clients' output", done.stdout)
     outcome = Outcome(done.returncode, done.stdout, time.monotonic() - begun)
     if check and not outcome.ok:
         words = " ".join(str(argument) for argument in arguments)

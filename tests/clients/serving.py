@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from proxy.standin import StandIn, StandInSettings
+from tests.canaries.watch import WATCH
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
@@ -114,6 +115,7 @@ class ServedProxy:
         code = process.wait(_STOP_SECONDS)
         if process.stdout is not None:
             process.stdout.close()
+        WATCH.see("processes' stderr", self.log.read_bytes())
         assert code == 0, f"the proxy ended with {code}: {self.log.read_text()}"
 
     def restart(self, empty_cache: bool = False) -> None:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.canaries.watch import WATCH
+
 from .containers import Skopeo
 from .engine import Engine
 
@@ -32,6 +34,7 @@ def _demo() -> Iterator[tuple[str, list[str]]]:
         finally:
             demo.send_signal(signal.SIGINT)
             told += demo.stdout.read().splitlines()
+            WATCH.see("processes' stdout", "\n".join([pasted, *told]))
     assert demo.returncode == 0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from proxy.config import RegistrySettings
 from proxy.events import Kind
+from tests.canaries.watch import WATCH
 from tests.cli.process import environment
 from tests.crash.server import LETTERS, Order
 from tests.crash.watcher import Watched
@@ -102,6 +103,7 @@ async def proxies(order: Order, log: Path) -> AsyncIterator[Proxies]:
             yield proxies
         finally:
             await proxies.close()
+            WATCH.see("processes' stderr", log.read_bytes())  # noqa: ASYNC240 at the end
 
 
 @asynccontextmanager

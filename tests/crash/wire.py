@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from tests.canaries.watch import WATCH
+
 _PIECE = 64 * 1024
 # A client that waits longer has been forgotten: nothing here takes more than a few seconds.
 _PATIENCE = 60.0
@@ -103,4 +105,5 @@ async def _receive(reader: asyncio.StreamReader, leave_after: int | None) -> Rep
             if not piece:
                 break
             body += piece
+    WATCH.see_reply(reply.status, headers, bytes(body))
     return Reply(reply.status, headers, bytes(body))
