@@ -28,6 +28,8 @@ UNWATCHED = {
     "cli/test_rewrite.py": "a command on a manifest: it has no secrets",
     "crash/conftest.py": "mount",
     "crash/test_watcher.py": "du",
+    "fuzz/upstreams.py": "an upstream, and no proxy",
+    "test_descriptors.py": "a function of ours alone: it has no secrets",
     "test_checks.py": "lint and types",
 }
 
@@ -37,7 +39,7 @@ def test_what_starts_processes_watches_them_or_is_known() -> None:
     found = set()
     for path in TESTS.rglob("*.py"):
         text = path.read_text()
-        if starts.search(text) and "WATCH" not in text and path != Path(__file__):
+        if starts.search(text) and not re.search(r"WATCH|Lines\(", text) and path != Path(__file__):
             found.add(str(path.relative_to(TESTS)))
     assert found == set(UNWATCHED)
 

@@ -37,7 +37,7 @@ TELLS_SECRETS = "standin"
 class Lines:
     """The lines of a pipe, read as they come, so that it never fills up; watched for secrets."""
 
-    def __init__(self, stream: IO[str], *, channel: str | None) -> None:
+    def __init__(self, stream: IO[str], *, channel: str | None = "processes' output") -> None:
         self._stream = stream
         self._channel = channel
         self._coming: queue.SimpleQueue[str | None] = queue.SimpleQueue()

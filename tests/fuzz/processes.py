@@ -16,6 +16,7 @@ from typing import Final
 
 from proxy.cache.layout import is_blob, is_leftover, key_at
 from proxy.oci import Digest
+from tests.canaries.watch import WATCH
 from tests.cli.process import environment
 from tests.fuzz.outcome import Outcome, resident
 
@@ -90,6 +91,7 @@ class Proxy:
         self.close()
         if self._process.returncode != 0:
             outcome.find(f"the proxy ended with status {self._process.returncode}")
+        WATCH.see("processes' stderr", self._log.read_bytes())
         for entry in _ENTRY.split(self._log.read_bytes()):
             if _TROUBLE.search(entry) and not _EXPECTED.search(entry):
                 said = entry.decode("utf-8", "replace").rstrip().splitlines()
