@@ -144,3 +144,11 @@ def test_the_other_blocks_of_the_readme_are_well_formed() -> None:
         tomllib.loads(block)
     for block in blocks("json"):
         json.loads(block)
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", README)
+    assert named
+    for file, test in named:
+        text = (ROOT / file).read_text("utf-8")
+        assert f"def {test}(" in text or not test, f"{file}::{test}"
