@@ -28,6 +28,7 @@ _FLAGS: Final = {
     "min_free": "0",
     "shutdown_timeout": "10s",
     "max_connections_per_client": "1000",
+    "max_uploads_per_client": "100000",
     "header_timeout": "5s",
     "body_timeout": "5s",
 }
