@@ -8,7 +8,7 @@ from typing import Final
 import aiohttp
 
 MAX_ERROR_BYTES: Final = 64 * 1024
-_ERROR_BODY_SECONDS: Final = 10.0
+_ERROR_BODY_SECONDS: Final = 5.0
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
