@@ -342,7 +342,7 @@ async def test_a_blob_in_the_cache_is_for_those_who_may_read_its_repository(
 
 
 async def test_nothing_is_mounted_from_where_the_user_may_not_pull(
-    clients: Mapping[str, Client], proxy: RunningProxy
+    clients: Mapping[str, Client], proxy: RunningProxy, standin: StandIn
 ) -> None:
     digest = await clients["admin"].push_blob("other", b"private")
     await proxy.until_upstream(digest)
@@ -359,6 +359,9 @@ async def test_nothing_is_mounted_from_where_the_user_may_not_pull(
     assert missing[0] == 202
     for query in ("&from=other", "&from=drop", f"&from={UNKNOWN}/other", "&from=UPPER", ""):
         assert await mount(query) == missing, query
+    # Nor does ECR get the chance, which knows the proxy's rights and not the user's.
+    asked = [request.path for request in standin.requests if "mount=" in request.path]
+    assert [path for path in asked if "from=missing" not in path] == []
     # From where the user may read it is.
     allowed = await ci.push_blob("team/app", b"shared")
     await proxy.until_upstream(allowed)
@@ -460,4 +463,5 @@ async def test_the_body_of_a_denied_push_is_not_asked_for(proxy: RunningProxy) -
         writer.write(f"{head}Authorization: {login}\r\nExpect: 100-continue\r\n\r\n".encode())
         reply = await reader.read()
         assert reply.startswith(b"HTTP/1.1 403 ")
+        assert b"connection: close" in reply.lower(), "what it sends all the same is not read"
         assert b"100 Continue" not in reply
