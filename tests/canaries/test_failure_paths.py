@@ -8,6 +8,7 @@ itself fails the test if there was a secret in it.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import shutil
@@ -330,7 +331,9 @@ async def test_a_registry_that_says_again_what_it_was_sent(
     """Some debug page, or a WAF: the password comes back in the words that clients are given."""
 
     async def repeat(request: web.Request) -> web.StreamResponse:
-        said = f"you sent {request.headers.get('Authorization')} for {request.raw_path}"
+        sent = request.headers.get("Authorization", "")
+        plain = base64.b64decode(sent.partition(" ")[2]).decode()
+        said = f"you sent {sent}, which is {plain}, for {request.raw_path}"
         errors = {"errors": [{"code": "DENIED", "message": said}]}
         return web.json_response(errors, status=status)
 
