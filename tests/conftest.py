@@ -45,8 +45,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A leak outside of any test, and a failure path that a whole run has not walked, fail it."""
-    is_whole = session.config.args_source is not pytest.Config.ArgsSource.ARGS and not any(
-        session.config.getoption(name) for name in ("keyword", "markexpr", "lf", "collectonly")
+    chosen = ("keyword", "markexpr", "lf", "collectonly", "deselect")
+    is_whole = (
+        session.config.args_source is not pytest.Config.ArgsSource.ARGS
+        and session.exitstatus == pytest.ExitCode.OK
+        and not any(session.config.getoption(name, None) for name in chosen)
     )
     missing = [path for path in FAILURE_PATHS if is_whole and not WATCH.walked[path]]
     if WATCH.leaks or missing:
