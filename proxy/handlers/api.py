@@ -103,7 +103,8 @@ class RegistryApi:
                     if self._allows(identity, actions, place.host, place.rest):
                         raise
                     return await self._refuse(request, f"{actions[0]} {route.name!r}", actions[0])
-                return await handler(request, route, replace(target, client=client_of(request)))
+                target = replace(target, client=client_of(request), user=identity.user)
+                return await handler(request, route, target)
 
     def _allows(
         self,

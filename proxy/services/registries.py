@@ -39,13 +39,14 @@ class Target:
     """A repository in a registry: what every fact, record and proof is keyed by.
 
     `client` is on whose behalf it is dealt with, a user or an address, where what one client may
-    take is limited; no fact depends on it.
+    take is limited; no fact depends on it. `user` is the same where clients say who they are.
     """
 
     registry: Registry
     repository: RepositoryName
     ways: Ways = Ways()
     client: str = field(default="", compare=False)
+    user: str = field(default="", compare=False)
 
     @property
     def rewrite(self) -> Rewrite:

@@ -33,7 +33,8 @@ class UploadTokens:
     def read(self, token: str, target: Target) -> tuple[str, str]:
         """The upload's name, and the client that began it.
 
-        Raises `BlobUploadUnknown` for what was never issued for this repository.
+        Raises `BlobUploadUnknown` for what was never issued for this repository, nor for this user:
+        a location stands in logs. An address may change under a client.
         """
         if _TOKEN.fullmatch(token) is None:
             raise _unknown(target)
@@ -47,7 +48,7 @@ class UploadTokens:
             name, registry, repository, client = text.split("\n", 3)
         except (InvalidToken, ValueError) as error:
             raise _unknown(target) from error
-        if (registry, repository) != target.key:
+        if (registry, repository) != target.key or target.user not in ("", client):
             raise _unknown(target)
         return name, client
 

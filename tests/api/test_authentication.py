@@ -129,6 +129,22 @@ async def test_a_user_pushes_and_pulls(proxy: RunningProxy, standin: StandIn) ->
     assert not {basic("alice", "wonderland"), basic("ci", TOKEN)} & sent
 
 
+async def test_an_upload_is_gone_on_with_by_its_user_alone(proxy: RunningProxy) -> None:
+    """Its location stands in logs; and it is the other user's bytes that would be pushed."""
+    async with (
+        logged_in(proxy, "alice", "wonderland") as alice,
+        logged_in(proxy, "bob", "builder") as bob,
+    ):
+        begun = await alice.ask("POST", "/v2/app/blobs/uploads/")
+        where = begun.headers["Location"]
+        for method in ("GET", "PATCH", "PUT", "DELETE"):
+            path = f"{where}?digest={D}" if method == "PUT" else where
+            got = await bob.ask(method, path, body=b"x" if method in ("PATCH", "PUT") else None)
+            assert (got.status, b"BLOB_UPLOAD_UNKNOWN" in got.body) == (404, True), method
+        assert (await alice.ask("PATCH", where, body=b"")).status == 202
+        assert (await alice.ask("PUT", f"{where}?digest={D}", body=b"x")).status == 201
+
+
 async def test_probes_need_no_login_and_tell_nothing(
     proxy: RunningProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
