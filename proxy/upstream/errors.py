@@ -49,7 +49,8 @@ _RETRY_AFTER: Final = re.compile(
     r"[0-9]{1,9}|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
 )
 # What is signed, and what was sent to authenticate, in words that repeat the request.
-_SIGNED: Final = re.compile(r"\?[^\s\"'<>]*x-amz-[^\s\"'<>]*", re.IGNORECASE)
+# From the last question mark before it on: a text of many would be looked through from each.
+_SIGNED: Final = re.compile(r"\?[^\s\"'<>?]*x-amz-[^\s\"'<>]*", re.IGNORECASE)
 _CREDENTIALS: Final = re.compile(r"\b(basic|bearer) +[a-z0-9+/=._~-]{16,}", re.IGNORECASE)
 _XML_CODE: Final = re.compile(r"<Code>([^<]{1,200})</Code>")
 _XML_MESSAGE: Final = re.compile(r"<Message>([^<]{1,2000})</Message>")

@@ -13,7 +13,8 @@ from multidict import CIMultiDict
 from proxy import errors
 from proxy.errors import RegistryError, UpstreamRefusal
 from proxy.upstream.aws_errors import explain, explain_answer
-from proxy.upstream.errors import Kind, What, Words, means_expired, read_words, translate
+from proxy.upstream.bodies import MAX_ERROR_BYTES
+from proxy.upstream.errors import Kind, What, Words, means_expired, read_words, redact, translate
 from tests.upstream.fakes import ecr_error
 
 MANIFEST = What("ecr.example", Kind.MANIFEST, "team/app", "v1")
@@ -152,6 +153,24 @@ def test_what_upstream_says_stays_one_line_of_a_log(body: bytes) -> None:
     words = read_words({}, body)
     assert words.message.startswith("no 2026-11-25")
     assert (words.code + words.message).isprintable()
+
+
+@pytest.mark.parametrize(
+    "piece", ["?", "?X-Amz", "?a=b&", "x-amz-", "basic ", "Bearer a", "<Code>"]
+)
+def test_no_words_take_long_to_read(piece: str) -> None:
+    """Nobody is served meanwhile. A regular expression that goes back and forth takes a minute."""
+    text = piece * MAX_ERROR_BYTES
+    assert len(read_words({}, text[:MAX_ERROR_BYTES].encode()).message) <= 2000
+    assert redact(text[: 4 * MAX_ERROR_BYTES])
+
+
+@pytest.mark.parametrize("query", ["X-Amz-Signature=abc", "a?b=c&x-amz-signature=abc?d"])
+def test_a_signed_query_is_not_repeated(query: str) -> None:
+    words = read_words({}, f"Refused: https://s3.example/x?{query} is over".encode())
+    assert "abc" not in words.message
+    assert words.message.startswith("Refused: https://s3.example/x?")
+    assert words.message.endswith("… is over")
 
 
 def test_what_aws_says_stays_one_line_of_a_log() -> None:
