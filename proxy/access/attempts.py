@@ -88,4 +88,6 @@ def network_of(address: str) -> str:
         return str(parsed)
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
+    if parsed.is_link_local:  # all machines of a link are in one /64
+        return str(parsed)
     return str(ipaddress.IPv6Network((parsed, _IPV6_PREFIX), strict=False))

@@ -6,13 +6,13 @@ Counted from accept on, so that a TLS handshake is a connection too.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, cast
 
+from proxy.access import network_of
 from proxy.errors import RegistryError, TooManyRequests, Unavailable
 from proxy.handlers.connections import render
 from proxy.refusals import Reason, Refusals
@@ -64,7 +64,7 @@ class Admission:
 
     def enter(self, address: str) -> Ticket | RegistryError:
         """A place for a connection from this address, or why there is none."""
-        client = client_of(address)
+        client = network_of(address)
         if self._by_client[client] >= self._most_per_client:
             return self._refuse(
                 Reason.CONNECTIONS_PER_CLIENT,
@@ -113,19 +113,6 @@ class Admission:
             self._logged[reason] = now
             _log.warning("a connection is turned away: %s", error.message)
         return error
-
-
-def client_of(address: str) -> str:
-    """Who counts as one client: an address, or the /64 of IPv6 that one machine has for itself."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 class TurnedAway(asyncio.Protocol):

@@ -7,7 +7,6 @@ to say, and is not let out until the proxy does it.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from tests.canaries.values import CANARIES, Canary
 # What of a long text is shown: enough to see where it comes from.
 _SHOWN: Final = 300
 # Words of refused redirects, in whatever the proxy lets out.
-_REDIRECT: Final = re.compile(rb"[Rr]edirect|sent us to")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,13 @@
-"""Who counts as one client, and how many connections there may be."""
+"""How many connections there may be."""
 
 from __future__ import annotations
 
 import pytest
 
 from proxy.errors import RegistryError, TooManyRequests, Unavailable
-from proxy.handlers.admission import Admission, Ticket, client_of
+from proxy.handlers.admission import Admission, Ticket
 from proxy.refusals import Reason, Refusals
 from tests.clocks import Clock
-
-
-@pytest.mark.parametrize(
-    ("address", "client"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-    ],
-)
-def test_a_client_is_an_address_or_a_64_of_ipv6(address: str, client: str) -> None:
-    assert client_of(address) == client
 
 
 def test_a_place_that_is_given_back_twice_is_free_once() -> None:
