@@ -239,7 +239,7 @@ async def build(
             uploads=UploadHandlers(uploads, registries, rules, bodies),
             listings=ListingHandlers(Listings(), Catalog(secret), rules),
         ).add_to(app)
-        HealthHandlers(registries).add_to(app)
+        HealthHandlers(registries, rules).add_to(app)
         watch_cache(store, metrics)
         watch_pushes(uplinks, metrics)
         watch_limits(admission, uploads, metrics)

@@ -7,7 +7,8 @@ import logging
 
 from aiohttp import web
 
-from proxy.handlers.authentication import is_let_in
+from proxy.access import Action, Rules
+from proxy.handlers.authentication import identity_of, is_let_in
 from proxy.handlers.replies import reply
 from proxy.services.registries import Registries
 
@@ -17,8 +18,9 @@ _log = logging.getLogger(__name__)
 class HealthHandlers:
     """`/livez` says that the process answers, `/readyz` that every registry can be reached for."""
 
-    def __init__(self, registries: Registries) -> None:
+    def __init__(self, registries: Registries, rules: Rules) -> None:
         self._registries = registries
+        self._rules = rules
         self._told: dict[str, str] = {}
 
     def add_to(self, app: web.Application) -> None:
@@ -31,7 +33,7 @@ class HealthHandlers:
     async def ready(self, request: web.Request) -> web.StreamResponse:
         """503 while a registry has no usable credentials: pulls and pushes there would fail.
 
-        Why is for clients that are let in, and for the log.
+        Why is for the log, and for clients that are let in and may do something there.
         """
         problems = {
             registry.name: problem
@@ -44,5 +46,10 @@ class HealthHandlers:
         self._told = problems
         content: dict[str, object] = {"status": "unavailable" if problems else "ok"}
         if is_let_in(request):
-            content["registries"] = problems
+            user = identity_of(request)
+            content["registries"] = {
+                name: problem
+                for name, problem in problems.items()
+                if self._rules.allows_some(user, name, *Action)
+            }
         return reply(503 if problems else 200, body=json.dumps(content).encode())

@@ -14,7 +14,7 @@ import pytest
 from proxy.access.attempts import MAX_FAILURES
 from proxy.access.tokens import token_line
 from proxy.app import Timing
-from proxy.config import AccessSettings, RegistrySettings
+from proxy.config import AccessSettings, RegistrySettings, RuleSettings
 from proxy.demo import registry_of
 from proxy.events import Kind
 from proxy.oci import Digest
@@ -173,6 +173,14 @@ async def test_why_the_proxy_is_not_ready_is_for_users_and_the_log(
         assert "no-such-profile" in told[0]
         known = await proxy.client.ask("GET", "/readyz", headers=ALICE)
         assert list(json.loads(known.body)["registries"]) == [standin.host]
+    rules = (RuleSettings(users=("bob",), repositories=("*",), allow=frozenset({"pull"})),)
+    ruled = replace(locked, access=replace(locked.access, rules=rules))
+    async with running(ruled) as proxy:
+        for user, names in (("alice", []), ("bob", [standin.host])):
+            password = {"alice": "wonderland", "bob": "builder"}[user]
+            headers = {"Authorization": basic(user, password)}
+            known = await proxy.client.ask("GET", "/readyz", headers=headers)
+            assert list(json.loads(known.body)["registries"]) == names
     async with running(replace(settings, cache_dir=tmp_path / "open")) as proxy:
         unlocked = await proxy.client.ask("GET", "/readyz")
         assert list(json.loads(unlocked.body)["registries"]) == [standin.host]
