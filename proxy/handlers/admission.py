@@ -106,7 +106,6 @@ class Admission:
         self.waiting -= 1
 
     def _refuse(self, reason: Reason, error: RegistryError) -> RegistryError:
-        self._by_client += Counter()  # drops what was only looked up
         self._refusals.count(reason)
         now = self._clock()
         if now - self._logged.get(reason, -_REPEAT_SECONDS) >= _REPEAT_SECONDS:

@@ -21,6 +21,13 @@ def test_a_place_that_is_given_back_twice_is_free_once() -> None:
     assert isinstance(admission.enter("192.0.2.3"), Unavailable)
 
 
+def test_a_64_of_ipv6_is_one_client() -> None:
+    admission = Admission(Refusals(), most=9, most_per_client=1)
+    assert isinstance(admission.enter("2001:db8:1:2::1"), Ticket)
+    assert isinstance(admission.enter("2001:db8:1:2:ffff::1"), TooManyRequests)
+    assert isinstance(admission.enter("2001:db8:1:3::1"), Ticket)
+
+
 def test_one_clients_limit_leaves_room_for_others() -> None:
     refusals = Refusals()
     admission = Admission(refusals, most=3, most_per_client=2)
