@@ -43,7 +43,7 @@ MAX_PASSWORD_BYTES: Final = 72
 
 # So many passwords are tried at a time, whoever asks: the rest of the processor is for the others.
 _THREADS: Final = 2
-# How long what was found out stands, and how much of it is kept.
+# How long what was found out stands, if it is right since it was last used; how much is kept.
 _RIGHT_SECONDS: Final = 600.0
 _WRONG_SECONDS: Final = 60.0
 _REMEMBERED: Final = 4096
@@ -140,11 +140,16 @@ class Passwords:
         await self._file.refresh()
 
     def recall(self, credentials: Credentials) -> Identity | None:
-        """The user, if this password was found right lately and still is."""
+        """The user, if this password was found right and still is, and was used lately."""
         user = credentials.user
         if user is None or user not in self._file.value.hashes:
             return None
-        return Identity(user) if self._memo(credentials, user)[0] in self._right else None
+        memo, _ = self._memo(credentials, user)
+        if memo not in self._right:
+            return None
+        # Whoever goes on asking needs no bcrypt again: it may have to wait for those who guess.
+        self._right[memo] = True
+        return Identity(user)
 
     async def verify(self, credentials: Credentials) -> Identity | None:
         """The user, if the password is right; costs a bcrypt, for unknown users too."""

@@ -167,6 +167,16 @@ async def test_who_is_known_is_let_in_beside_whoever_guesses(
     assert await authenticator.authenticate(basic("bob", "builder"), None, THERE)
 
 
+async def test_who_goes_on_asking_is_known_however_long_others_guess(
+    authenticator: Authenticator, clock: Clock
+) -> None:
+    await authenticator.authenticate(ALICE, None, HERE)
+    for _ in range(20):
+        await guess(authenticator, MAX_FAILURES)
+        assert await authenticator.authenticate(ALICE, None, HERE) == Identity("alice")
+        clock.now += 61
+
+
 async def test_many_users_log_in_from_one_address(
     authenticator: Authenticator, htpasswd: Htpasswd, clock: Clock
 ) -> None:
