@@ -83,6 +83,7 @@ class RepositoryName(str):
     """A repository's name: the spec's grammar, 256 characters at most."""
 
     __slots__ = ()
+    MAX: Final = _NAME_MAX
 
     @classmethod
     def parse(cls, text: str) -> RepositoryName:

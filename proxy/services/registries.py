@@ -105,7 +105,9 @@ def aliases_of(registry: Registry, repository: str) -> tuple[tuple[str, str], ..
     not known here.
     """
     names: list[tuple[str, str]] = []
-    host, _, rest = ("" if registry.is_ecr else repository).partition("/")
+    # A longer one is no name, and whoever sends it shall not have thousands of them judged.
+    is_short = len(repository) <= RepositoryName.MAX
+    host, _, rest = (repository if is_short and not registry.is_ecr else "").partition("/")
     while rest and ("." in host or host == "localhost"):
         names += [(host, rest), (registry.name, rest)]
         host, _, rest = rest.partition("/")
