@@ -26,6 +26,9 @@ from proxy.errors import TooManyRequests, Unauthorized
 CHALLENGE: Final = 'Basic realm="ecr-cache-proxy"'
 # Files are looked at when somebody asks, as often as this at most.
 _LOOK_SECONDS: Final = 1.0
+# How long, in seconds, a password waits for its turn to be tried: below the 30 s after which some
+# clients give a reply up (BUILDKIT.md).
+_WAIT_SECONDS: Final = 20.0
 # `docker login` with ECR's own token: a client that was set up for ECR itself sends it.
 _USER_OF_ECR: Final = "AWS"
 
@@ -82,8 +85,11 @@ class Authenticator:
         certificates: Certificates | None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wait: float = _WAIT_SECONDS,
     ) -> None:
+        """`clock` gives seconds that never go back; nobody waits longer than `wait` seconds."""
         self._methods = methods
+        self._wait = wait
         self._certificates = certificates
         self._clock = clock
         self._attempts = Attempts(clock)
@@ -133,6 +139,16 @@ class Authenticator:
         return next((identity for identity in found if identity is not None), None)
 
     async def _verify(self, credentials: Credentials, address: str) -> Identity:
+        try:
+            async with asyncio.timeout(self._wait):
+                identity = await self._verify_in_turn(credentials, address)
+        except TimeoutError as error:
+            raise _busy(self._wait) from error
+        if identity is None:
+            raise self._wrong(credentials)
+        return identity
+
+    async def _verify_in_turn(self, credentials: Credentials, address: str) -> Identity | None:
         user = credentials.user or ""
         attempt = fingerprint(self._key, user.encode(), credentials.secret)
         async with self._looking:
@@ -145,11 +161,16 @@ class Authenticator:
                 self._attempts.begin(address, attempt)
             except TooManyAttempts as error:
                 raise _too_many(error.retry_after) from error
-            for method in self._methods:
-                if (identity := await method.verify(credentials)) is not None:
-                    self._attempts.forgive(address, attempt)
-                    return identity
-        raise self._wrong(credentials)
+            identity = await self._try(credentials)
+            if identity is not None:
+                self._attempts.forgive(address, attempt)
+            return identity
+
+    async def _try(self, credentials: Credentials) -> Identity | None:
+        for method in self._methods:
+            if (identity := await method.verify(credentials)) is not None:
+                return identity
+        return None
 
     def _wrong(self, credentials: Credentials) -> Unauthorized:
         if not self._methods:
@@ -184,6 +205,14 @@ class Authenticator:
 
 def _unauthorized(message: str) -> Unauthorized:
     return Unauthorized(message, headers={"WWW-Authenticate": CHALLENGE})
+
+
+def _busy(seconds: float) -> TooManyRequests:
+    return TooManyRequests(
+        f"so many passwords are being tried here that yours was not within {seconds:g} s; "
+        "try again later, or log in with a token, which has no such wait",
+        headers={"Retry-After": "5"},
+    )
 
 
 def _too_many(retry_after: int) -> TooManyRequests:

@@ -229,6 +229,22 @@ async def test_an_attempt_that_is_given_up_counts(
         await authenticator.authenticate(basic("alice", "one more"), None, HERE)
 
 
+async def test_who_waits_too_long_for_a_password_is_told_so_and_known_the_next_time(
+    htpasswd: Htpasswd, clock: Clock, threads: Threads
+) -> None:
+    passwords = Passwords(WatchedFile(htpasswd.path, parse_htpasswd), clock, threads)
+    impatient = Authenticator([passwords], None, clock=clock, wait=0)
+    threads.gate.clear()
+    with pytest.raises(TooManyRequests, match=r"try again later, or log in with a token") as told:
+        await impatient.authenticate(ALICE, None, HERE)
+    assert told.value.headers["Retry-After"] == "5"
+    threads.gate.set()
+    patient = Authenticator([passwords], None, clock=clock)
+    assert await patient.authenticate(ALICE, None, HERE) == Identity("alice")
+    assert threads.tried == 1
+    await patient.close()
+
+
 async def test_one_address_has_one_password_tried_at_a_time(
     authenticator: Authenticator, threads: Threads
 ) -> None:
