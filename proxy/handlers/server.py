@@ -17,7 +17,8 @@ from typing import Final, cast
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from proxy.handlers.admission import Admission, Ticket
+from proxy.errors import BadRequest
+from proxy.handlers.admission import Admission, Ticket, TurnedAway
 from proxy.handlers.connections import Connection, Patience
 from proxy.handlers.listener import Listener, bind
 from proxy.refusals import Reason, Refusals
@@ -28,6 +29,12 @@ _log = logging.getLogger(__name__)
 _FLUSH_SECONDS: Final = 0.25
 # How long a TLS connection that we have closed waits for the client to close it too.
 _GOODBYE_SECONDS: Final = 5.0
+# RFC 8446 §5.1: the first byte of a connection that speaks TLS.
+_HANDSHAKE: Final = b"\x16"
+_SPEAKS_HTTPS: Final = BadRequest(
+    "this is HTTP, and the proxy speaks HTTPS here: write https:// before its address, or leave "
+    "out what makes the client use plain HTTP"
+)
 # The system holds it in a signed 32-bit number.
 _MAX_MILLISECONDS: Final = 2**31 - 1
 
@@ -153,10 +160,14 @@ class HttpServer:
         protocol: asyncio.Protocol,
         give_back: Callable[[], None],
     ) -> None:
-        context = None if self._tls is None else self._tls()
-        seconds = None if context is None else self._limits.header_timeout
-        goodbye = None if context is None else _GOODBYE_SECONDS
+        seconds = None if self._tls is None else self._limits.header_timeout
+        goodbye = None if self._tls is None else _GOODBYE_SECONDS
         try:
+            context = None if self._tls is None else self._tls()
+            if seconds is not None and not await _says_hello(connection, seconds):
+                self._refusals.count(Reason.BAD_REQUEST)
+                context = seconds = goodbye = None
+                protocol = TurnedAway(_SPEAKS_HTTPS, give_back)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
                 connection,
@@ -166,15 +177,34 @@ class HttpServer:
             )
         except OSError as error:
             self._count(error)
-            _log.info("TLS with %s failed: %s", address, getattr(error, "reason", None) or error)
+            why = getattr(error, "reason", None) or str(error) or "it did not begin in time"
+            _log.info("TLS with %s failed: %s", address, why)
+            connection.close()
             give_back()
         except BaseException:
+            connection.close()
             give_back()
             raise
 
     def _count(self, error: OSError) -> None:
-        """A handshake that failed; asyncio says by this class that it took too long."""
-        if isinstance(error, ConnectionAbortedError):
+        """A handshake that failed; asyncio says by the second class that it took too long."""
+        if isinstance(error, TimeoutError | ConnectionAbortedError):
             self._refusals.count(Reason.HEADER_TIMEOUT)
         elif isinstance(error, ssl.SSLError):
             self._refusals.count(Reason.BAD_REQUEST)
+
+
+async def _says_hello(connection: socket.socket, seconds: float) -> bool:
+    """Whether a client begins with TLS, as far as its first byte tells; that is left to be read.
+
+    Raises `TimeoutError` where nothing comes.
+    """
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(connection, readable.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await readable.wait()
+    finally:
+        loop.remove_reader(connection)
+    return connection.recv(1, socket.MSG_PEEK) in (b"", _HANDSHAKE)

@@ -61,8 +61,10 @@ async def test_it_speaks_https_and_no_http(settings: Settings, authority: trustm
         assert parse_reply(reply).status == 200
         with pytest.raises(ssl.SSLCertVerificationError):
             await exchange(proxy.address, PING, context=ssl.create_default_context())
-        with suppress(ConnectionResetError):
-            assert not (await exchange(proxy.address, PING)).startswith(b"HTTP/")
+        plain = parse_reply(await exchange(proxy.address, PING))
+        assert (plain.status, plain.code) == (400, "UNSUPPORTED")
+        assert b"the proxy speaks HTTPS here" in plain.body
+        assert await _count(proxy, trusting(authority), Reason.BAD_REQUEST) == 1
 
 
 async def test_a_blob_that_is_pushed_and_pulled_over_tls_arrives_right(

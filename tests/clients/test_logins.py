@@ -162,7 +162,7 @@ def test_who_has_not_logged_in_or_with_a_wrong_password_hears_so(
         skopeo.login(way.address, "ci", "a wrong password")
     engine.trust(way.address, way.certificates)
     # On loopback docker tries plain HTTP after it was refused, and tells of that alone.
-    with pytest.raises(CommandFailed, match="Error response from daemon"):
+    with pytest.raises(CommandFailed, match="400 Bad Request"):
         engine.login(way.address, username="ci", password="a wrong password")
 
 
