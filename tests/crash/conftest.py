@@ -17,7 +17,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", str(folder)]
         subprocess.run(mount, check=True, capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("there is no `mount` to make a small disk with")
