@@ -48,7 +48,7 @@ def _secure(path: str, status: os.stat_result, root: str) -> int:
     if status.st_uid != os.geteuid():
         raise CacheError(
             f"{problem}{path} belongs to user {status.st_uid}, and this is user {os.geteuid()}: "
-            f"choose a directory of its own, such as {root}/cache"
+            f"run this as that user, or choose a directory of its own, such as {root}/cache"
         )
     if status.st_mode & _OTHERS_WRITE:
         raise CacheError(

@@ -171,7 +171,8 @@ class Transport:
         base: URL | None = None,
         identity: tuple[Path, Path] | None = None,
     ) -> None:
-        """`identity`: a certificate and its key, shown to the origin of `base` and nobody else.
+        """`identity`: a certificate and its key, shown to the origin of `base` alone, and to a
+        forward proxy on the way there that is itself spoken to over TLS and asks for one.
 
         Must be called in a running event loop. Raises `ValueError` for a bad proxy, and for files
         that cannot be used.

@@ -109,7 +109,8 @@ async def test_a_directory_of_another_user_is_refused(
     (tmp_path / inside).mkdir(mode=0o700, exist_ok=True)
     there = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: there + 1)
-    with pytest.raises(CacheError, match=f"belongs to user {there}, and this is user {there + 1}"):
+    told = f"belongs to user {there}, and this is user {there + 1}: run this as that user, or"
+    with pytest.raises(CacheError, match=told):
         await _open(tmp_path)
 
 
