@@ -183,7 +183,7 @@ def _open_stream(
     if match is None:
         raise BadGateway(f"{response.url.host} answered 206 for {what} with the range {value!r}")
     first, last = int(match[1]), int(match[2])
-    total = None if match[3] == "*" else int(match[3])
+    total = read_number(match[3])
     wanted = total if end is None else end if total is None else min(end, total)
     if first != start or (wanted is not None and last + 1 != wanted):
         raise BadGateway(

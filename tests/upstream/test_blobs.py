@@ -41,6 +41,13 @@ async def test_head_gives_the_size(ecr: Registry, server: FakeServer) -> None:
     assert server.targets("GET") == []
 
 
+async def test_a_size_that_no_blob_can_have_is_none(ecr: Registry, server: FakeServer) -> None:
+    length = {"Content-Range": f"bytes 0-0/{2**63}"}
+    server.tell("HEAD", PATH, Answer(307, b"", {"Location": PATH}))
+    server.tell("GET", PATH, Answer(206, b"x", length))
+    assert await ecr.head_blob(REPO, DIGEST) is None
+
+
 async def test_head_of_a_missing_blob_names_it(ecr: Registry, server: FakeServer) -> None:
     server.tell("HEAD", PATH, Answer(404))
     with pytest.raises(BlobUnknown) as raised:
