@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -27,12 +28,12 @@ def run(
     outcomes = []
     if only in (None, PARSERS) or only not in GROUPS:
         share = GROUPS[PARSERS] if only is None else 1.0
-        outcomes += run_parsers(int(inputs * share), seed, only, tell=tell)
+        outcomes += run_parsers(ceil(inputs * share), seed, only, tell=tell)
     for group, campaign in ((CLIENTS, clients.run), (UPSTREAM, upstreams.run)):
         if only in (None, group):
             tell(group)
             share = GROUPS[group] if only is None else 1.0
-            outcomes.append(asyncio.run(campaign(int(inputs * share), seed)))
+            outcomes.append(asyncio.run(campaign(ceil(inputs * share), seed)))
     return outcomes
 
 
@@ -47,5 +48,5 @@ def run_parsers(
         outcomes = []
         for target in found:
             tell(target.name)
-            outcomes.append(targets.run(target, int(inputs * target.share / whole), seed))
+            outcomes.append(targets.run(target, ceil(inputs * target.share / whole), seed))
         return outcomes
