@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.cache.errors import CacheError
-from proxy.cache.ownership import secure
+from proxy.cache.ownership import check, secure
 from proxy.oci import Digest
 
 _ALGORITHMS: Final = {"sha256": b"2", "sha512": b"5"}
@@ -97,6 +97,8 @@ class Layout:
                         f"the cache directory {self.root} cannot be used: {path} is no directory; "
                         "choose another, or remove what is there"
                     )
+                if path == self.root:
+                    check(path)
             secure(self.root, folders)
         except OSError as error:
             raise _unusable(self.root, error) from error

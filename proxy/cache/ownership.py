@@ -36,15 +36,31 @@ def secure(root: str, folders: Iterable[str]) -> None:
         )
 
 
+def check(root: str) -> None:
+    """See that the directory is nobody else's, before anything is made in it.
+
+    It may be a folder of other things, named by mistake. Raises `CacheError`, or `OSError`.
+    """
+    _check(root, os.stat(root), root)
+
+
 def _secure(path: str, status: os.stat_result, root: str) -> int:
     """Check one folder, and close it to others: how many were open."""
+    _check(path, status, root)
+    if not stat.S_ISDIR(status.st_mode) or not status.st_mode & _OTHERS:
+        return 0
+    os.chmod(path, stat.S_IMODE(status.st_mode) & ~_OTHERS)
+    return 1
+
+
+def _check(path: str, status: os.stat_result, root: str) -> None:
     problem = f"the cache directory {root} is not safe: "
     if stat.S_ISLNK(status.st_mode):
         raise CacheError(
             f"{problem}{path} is a symbolic link, and none is followed inside it: remove it"
         )
     if not stat.S_ISDIR(status.st_mode):
-        return 0  # not ours, and left alone
+        return  # not ours, and left alone
     if status.st_uid != os.geteuid():
         raise CacheError(
             f"{problem}{path} belongs to user {status.st_uid}, and this is user {os.geteuid()}: "
@@ -56,10 +72,6 @@ def _secure(path: str, status: os.stat_result, root: str) -> int:
             f"chmod go-w {path}, or choose a directory of its own, such as {root}/cache"
             f"{_hint(status)}"
         )
-    if not status.st_mode & _OTHERS:
-        return 0
-    os.chmod(path, stat.S_IMODE(status.st_mode) & ~_OTHERS)
-    return 1
 
 
 def _hint(status: os.stat_result) -> str:

@@ -67,6 +67,8 @@ async def test_a_directory_that_others_can_write_to_is_refused_with_what_to_do(
     assert f"{tmp_path}/cache" in told
     assert "\n" not in told
     assert not (tmp_path / "lock").exists()
+    if not inside:
+        assert os.listdir(tmp_path) == []  # it may be a folder of other things
     path.chmod(0o700)
     await (await _open(tmp_path)).close()
 
