@@ -118,6 +118,9 @@ class Authenticator:
             credentials = parse_authorization(authorization)
         except CredentialsMalformed as error:
             raise _unauthorized(f"{error}; log in again") from error
+        if not credentials.user and not credentials.secret:
+            # skopeo, podman and buildah answer the challenge so where nobody has logged in.
+            return self._by_certificate(certificate)
         await self._look()
         identity = self._recall(credentials)
         return identity or await self._verify(credentials, address)

@@ -57,6 +57,7 @@ async def authenticator(
         (basic("token", TOKEN), None, "ci"),
         (f"Bearer {TOKEN}", None, "ci"),
         (None, CERTIFICATE, "robot"),
+        (basic("", ""), CERTIFICATE, "robot"),  # so skopeo says that it has no login
         (ALICE, CERTIFICATE, "alice"),  # the header decides
     ],
 )
@@ -70,6 +71,7 @@ async def test_any_mix_of_methods_lets_users_in(
     ("header", "certificate", "told"),
     [
         (None, None, "docker login"),
+        (basic("", ""), None, "docker login"),
         (None, b"junk", "cannot be read"),
         ("", CERTIFICATE, "neither Basic nor Bearer"),
         ("Basic !", None, "no base64; log in again"),
