@@ -267,8 +267,9 @@ class Given:
         return f"{self._path}: registry {name}"
 
     def _describe(self, error: ValidationError) -> str:
-        """The first mistake, in one line."""
-        first = error.errors(include_url=False)[0]
+        """The first mistake, in one line; a key that is misspelt before one that is missing."""
+        found = error.errors(include_url=False)
+        first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
         location = first["loc"]
         within, path = self.name(str(location[0])), location[1:]
         if location[0] == "tables":
@@ -284,6 +285,8 @@ class Given:
             outer = RuleTable if location[0] == "rules" else Table
             known = [spell(name) for name in (inner[0] if inner else outer).model_fields]
             return f"{where}: unknown key{_nearest(str(location[-1]), known)}"
+        if first["type"] == "missing":
+            return f"{where}: this key is missing"
         if first["type"] == "model_type":
             return f"{where}: write a table, not {first['input']!r}"
         if first["type"] == "value_error":

@@ -81,6 +81,14 @@ def test_an_unknown_variable_is_refused(
     [
         ('cache-siz = "1GiB"', "{file}: cache-siz: unknown key; did you mean cache-size?"),
         ('cache_size = "1GiB"', "{file}: cache_size: unknown key; did you mean cache-size?"),
+        (
+            '[[rule]]\nuser = "ci"\nrepositories = "*"\nallow = ["pull"]',
+            "{file}: rule 1: user: unknown key; did you mean users?",
+        ),
+        (
+            '[[rule]]\nusers = "ci"\nallow = ["pull"]',
+            "{file}: rule 1: repositories: this key is missing",
+        ),
         ('config = "x"', "{file}: config: unknown key"),
         (
             "tables = []",
