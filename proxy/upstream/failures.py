@@ -78,6 +78,10 @@ def _cause(error: Exception) -> str:
     """The error's own words, without the URL: a presigned one is a secret."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         words = str(error.certificate_error)
+    elif isinstance(error, aiohttp.ClientConnectorSSLError):
+        # The number is OpenSSL's own, and means something else to the system.
+        reason = getattr(error.os_error, "reason", None) or str(error.os_error)
+        words = reason.replace("_", " ").lower()
     elif isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno
         # asyncio puts words of its own, which name the address only, in place of the system's.

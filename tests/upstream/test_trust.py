@@ -110,6 +110,14 @@ async def test_certificate_of_another_host_is_refused_with_the_bundle_too(
     await server.close()
 
 
+async def test_what_speaks_no_tls_is_told_in_the_words_of_tls() -> None:
+    server = TestServer(a_registry())
+    await server.start_server()
+    with pytest.raises(BadGateway, match=r"no trusted TLS connection .*: wrong version number"):
+        await ping(RegistryConfig(name="lan", url=url_of(server)))
+    await server.close()
+
+
 async def test_where_it_redirects_to_is_verified_as_well(
     authority: trustme.CA, bundle: Path
 ) -> None:
