@@ -17,6 +17,8 @@ from weakref import WeakSet
 
 from cryptography import x509
 
+from proxy.openness import why_not_trusted
+
 _log = logging.getLogger(__name__)
 
 _DAY_SECONDS: Final = 24 * 3600.0
@@ -129,6 +131,8 @@ def _sign(path: Path) -> tuple[int, int, int, int] | None:
 
 def _read(path: Path, setting: str) -> bytes:
     try:
+        if (why := why_not_trusted(path, path.stat().st_mode)) is not None:
+            raise TlsError(f"{setting}: {why}")
         return path.read_bytes()
     except OSError as error:
         why = os.strerror(error.errno or 0)

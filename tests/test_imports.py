@@ -19,7 +19,7 @@ MAX_LINES = 400
 LEAVES = frozenset(
     {
         *("background", "descriptors", "errors", "event_log", "events", "metrics", "oci", "peer"),
-        *("refusals", "singleflight", "sizes", "tls", "unix_socket"),
+        *("openness", "refusals", "singleflight", "sizes", "tls", "unix_socket"),
     }
 )
 

@@ -161,6 +161,23 @@ def test_what_is_not_whole_is_told_once_and_the_old_certificate_stays_until_it_i
     assert tls.context is not context
 
 
+def test_authorities_that_everybody_may_write_to_leave_the_old_ones(
+    pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client_ca = tmp_path / "clients.crt"
+    Pair.put(client_ca, trustme.CA().cert_pem.bytes())
+    tls = _opened(pair, client_ca)
+    context = tls.context
+    Pair.put(client_ca, trustme.CA().cert_pem.bytes())
+    client_ca.chmod(0o666)
+    tls.refresh()
+    assert tls.context is context
+    assert f"chmod o-w {client_ca}" in caplog.text
+    client_ca.chmod(0o644)
+    tls.refresh()
+    assert tls.context is not context
+
+
 def test_a_file_that_disappears_leaves_the_old_certificate(
     pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:

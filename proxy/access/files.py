@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from proxy.access.identity import AccessError
+from proxy.openness import why_not_trusted
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class WatchedFile(Generic[T]):
                 )
                 if stamp == known:
                     return None
+                if (why := why_not_trusted(self._path, status.st_mode)) is not None:
+                    raise AccessError(why)
                 content = file.read()
         except OSError as error:
             raise AccessError(f"cannot read {self._path}: {error.strerror}") from error

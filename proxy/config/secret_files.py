@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from proxy.config.sources import SettingsError
+from proxy.openness import why_not_trusted
 
 
 def check_secret_files(secrets: Iterable[Path | None], trusted: Iterable[Path | None]) -> list[str]:
@@ -22,11 +23,8 @@ def check_secret_files(secrets: Iterable[Path | None], trusted: Iterable[Path | 
             mode = stat.S_IMODE(path.stat().st_mode)
         except OSError:
             continue
-        if mode & stat.S_IWOTH:
-            raise SettingsError(
-                f"{path}: every user of this machine may write to it (mode {mode:o}), and who does "
-                f"decides what the proxy lets in; chmod o-w {path}"
-            )
+        if (why := why_not_trusted(path, mode)) is not None:
+            raise SettingsError(why)
         if secret and mode & (stat.S_IROTH | stat.S_IWGRP):
             warnings.append(
                 f"{path} holds secrets, and others may read or change it (mode {mode:o}): "

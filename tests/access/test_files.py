@@ -113,11 +113,18 @@ def spoil(path: Path, trouble: str) -> str:
     if trouble == "binary":
         path.write_bytes(b"two\n\xff\n")
         return f"{path}, line 2: this is no UTF-8"
+    if trouble == "everybody's":
+        path.write_bytes(b"two\n")
+        path.chmod(0o666)
+        return (
+            f"{path}: every user of this machine may write to it (mode 666), and who does decides "
+            f"what the proxy lets in; chmod o-w {path}"
+        )
     path.unlink()
     return f"cannot read {path}: No such file or directory"
 
 
-@pytest.mark.parametrize("trouble", ["broken", "binary", "gone"])
+@pytest.mark.parametrize("trouble", ["broken", "binary", "everybody's", "gone"])
 async def test_a_new_file_that_cannot_be_used_keeps_the_old_one_and_is_told_once(
     path: Path, trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
