@@ -37,11 +37,11 @@ from proxy.handlers.server import AccessLog, HttpServer, Limits
 from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
 from proxy.refusals import Refusals
-from proxy.services.admission import WAIT_SECONDS, Admission
 from proxy.services.blobs import Blobs
 from proxy.services.catalog import Catalog
 from proxy.services.completeness import Completeness
 from proxy.services.debts import Debts, Owed
+from proxy.services.downloads import WAIT_SECONDS, Downloads
 from proxy.services.existence import Existence
 from proxy.services.expected import Expected
 from proxy.services.known import KnownManifests
@@ -184,9 +184,9 @@ async def build(
 
         vouched = Vouched(clock=timing.clock)
         limits = settings.limits
-        admission: Admission[Fill] = Admission(limits.max_fills, refusals, wait=timing.fill_wait)
+        downloads: Downloads[Fill] = Downloads(limits.max_fills, refusals, wait=timing.fill_wait)
         blobs = Blobs(
-            store, proofs, existence, debts, vouched, admission, events, clock=timing.clock
+            store, proofs, existence, debts, vouched, downloads, events, clock=timing.clock
         )
         tags = Tags(
             records,
@@ -242,7 +242,7 @@ async def build(
         HealthHandlers(registries, rules).add_to(app)
         watch_cache(store, metrics)
         watch_pushes(uplinks, metrics)
-        watch_limits(admission, uploads, metrics)
+        watch_limits(downloads, uploads, metrics)
         MetricsHandlers(metrics).add_to(app)
 
         if settings.verify_rate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.cache import BlobStore
 from proxy.cache.fill import Fill
 from proxy.metrics import Metrics
-from proxy.services.admission import Admission
+from proxy.services.downloads import Downloads
 from proxy.services.uplink import Uplinks
 from proxy.services.uploads import Uploads
 
@@ -60,18 +60,18 @@ def watch_pushes(uplinks: Uplinks, metrics: Metrics) -> None:
     )
 
 
-def watch_limits(admission: Admission[Fill], uploads: Uploads, metrics: Metrics) -> None:
+def watch_limits(downloads: Downloads[Fill], uploads: Uploads, metrics: Metrics) -> None:
     """Show what clients take of what there is only so much of."""
     for name, text, read in (
         (
             "fills_running",
             "Blobs that are being fetched from registries.",
-            lambda: admission.running,
+            lambda: downloads.running,
         ),
         (
             "fills_waiting",
             "Requests for blobs that wait for their turn to be fetched.",
-            lambda: admission.waiting,
+            lambda: downloads.waiting,
         ),
         ("uploads_open", "Uploads that clients have open.", lambda: uploads.open_count),
     ):

@@ -18,8 +18,8 @@ from proxy.cache.sources import Tap
 from proxy.errors import BadGateway, BlobUnknown, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.oci import Digest
-from proxy.services.admission import Admission
 from proxy.services.debts import Debts
+from proxy.services.downloads import Downloads
 from proxy.services.existence import Existence
 from proxy.services.proofs import Proofs
 from proxy.services.registries import Target
@@ -84,7 +84,7 @@ class Blobs:
         existence: Existence,
         debts: Debts,
         vouched: Vouched,
-        admission: Admission[Fill],
+        downloads: Downloads[Fill],
         events: Events,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -95,7 +95,7 @@ class Blobs:
         self._existence = existence
         self._debts = debts
         self._vouched = vouched
-        self._admission = admission
+        self._downloads = downloads
         self._events = events
         self._clock = clock
         self._tell_at: dict[str, float] = {}  # by registry, when older proofs are in use
@@ -226,7 +226,7 @@ class Blobs:
 
         # By repository: whoever is let in may be refused what others are granted.
         key = (*target.key, digest)
-        return await self._admission.begin(target.client, key, begin, left=left)
+        return await self._downloads.begin(target.client, key, begin, left=left)
 
     def _is_here(self, digest: Digest) -> bool:
         return self._store.is_filling(digest) or self._store.contains(digest)

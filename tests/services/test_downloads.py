@@ -10,7 +10,7 @@ import pytest
 
 from proxy.errors import Unavailable
 from proxy.refusals import Reason, Refusals
-from proxy.services.admission import Admission, ReaderLeft
+from proxy.services.downloads import Downloads, ReaderLeft
 
 
 class Job:
@@ -30,11 +30,11 @@ class Job:
 
 
 class Desk:
-    """An admission, and what it has let begin, in that order."""
+    """Downloads, and what they have let begin, in that order."""
 
     def __init__(self, limit: int, *, wait: float = 3600.0) -> None:
         self.refusals = Refusals()
-        self.admission: Admission[Job] = Admission(limit, self.refusals, wait=wait)
+        self.downloads: Downloads[Job] = Downloads(limit, self.refusals, wait=wait)
         self.begun: list[Job] = []
         self._count = 0
 
@@ -51,7 +51,7 @@ class Desk:
         async def leave() -> None:
             await (left or asyncio.Event()).wait()
 
-        return asyncio.create_task(self.admission.begin(client, name, begin, left=leave))
+        return asyncio.create_task(self.downloads.begin(client, name, begin, left=leave))
 
     async def fill(self, client: str, times: int) -> list[asyncio.Task[Job | None]]:
         """Ask so many times, and let all of them come to where they wait."""
@@ -63,10 +63,10 @@ class Desk:
         return "".join(job.client for job in self.begun)
 
     def assert_idle(self) -> None:
-        assert (self.admission.running, self.admission.waiting) == (0, 0)
-        assert not self.admission._held
-        assert not self.admission._queues
-        assert not self.admission._by_key
+        assert (self.downloads.running, self.downloads.waiting) == (0, 0)
+        assert not self.downloads._held
+        assert not self.downloads._queues
+        assert not self.downloads._by_key
 
 
 async def turn() -> None:
@@ -89,17 +89,17 @@ async def test_while_there_are_places_nobody_waits() -> None:
 
     for number in range(3):
         job = Job("a", number)
-        begun = desk.admission.begin("a", number, lambda job=job: job, left=never)  # type: ignore[misc]
+        begun = desk.downloads.begin("a", number, lambda job=job: job, left=never)  # type: ignore[misc]
         with pytest.raises(StopIteration) as given:
             begun.send(None)  # in one step
         assert given.value.value is job
-    assert desk.admission.running == 3
+    assert desk.downloads.running == 3
 
 
 async def test_the_next_one_begins_in_the_step_in_which_a_place_becomes_free() -> None:
     desk = Desk(1)
     first, second = [*await desk.fill("a", 1), *await desk.fill("b", 1)]
-    assert (first.done(), second.done(), desk.admission.waiting) == (True, False, 1)
+    assert (first.done(), second.done(), desk.downloads.waiting) == (True, False, 1)
     desk.begun[0].end()
     assert desk.clients() == "ab"
     assert await second is desk.begun[1]
@@ -143,7 +143,7 @@ async def test_those_of_one_client_begin_in_their_order() -> None:
 async def test_one_client_alone_leaves_a_quarter_free(limit: int, most: int) -> None:
     desk = Desk(limit)
     tasks = await desk.fill("g", limit + 1)
-    assert desk.admission.running == most
+    assert desk.downloads.running == most
     if limit > 1:
         [modest] = await desk.fill("m", 1)
         assert modest.done()
@@ -165,7 +165,7 @@ async def test_places_that_others_gave_back_are_shared_anew() -> None:
     for job in desk.begun[:48]:
         assert job.client == "a"
         job.end()
-    held = desk.admission._held
+    held = desk.downloads._held
     assert abs(held["a"] - held["b"]) <= 1
     assert sum(held.values()) > 48
     await stop(*tasks)
@@ -193,7 +193,7 @@ async def test_who_has_left_gives_its_place_in_the_queue_up() -> None:
     left.set()
     with pytest.raises(ReaderLeft):
         await leaver
-    assert desk.admission.waiting == 1
+    assert desk.downloads.waiting == 1
     desk.begun[0].end()
     assert await stayer is desk.begun[1]
     desk.begun[1].end()
@@ -206,7 +206,7 @@ async def test_who_is_cancelled_while_waiting_leaves_nothing() -> None:
     await desk.fill("a", 1)
     waiting = await desk.fill("b", 3)
     await stop(*waiting)
-    assert desk.admission.waiting == 0
+    assert desk.downloads.waiting == 0
     desk.begun[0].end()
     assert desk.clients() == "a"
     desk.assert_idle()
@@ -219,7 +219,7 @@ async def test_what_began_for_one_who_is_cancelled_in_that_step_goes_on_and_is_c
     [waiting] = await desk.fill("b", 1)
     desk.begun[0].end()
     await stop(waiting)
-    assert desk.admission.running == 1
+    assert desk.downloads.running == 1
     desk.begun[1].end()
     desk.assert_idle()
 
@@ -246,13 +246,13 @@ async def test_what_need_not_begin_any_more_takes_no_place() -> None:
     async def never() -> None:
         await asyncio.Event().wait()
 
-    needless = asyncio.create_task(desk.admission.begin("a", "there", lambda: None, left=never))
+    needless = asyncio.create_task(desk.downloads.begin("a", "there", lambda: None, left=never))
     behind = await desk.fill("b", 1)
     desk.begun[0].end()
     assert await needless is None
     assert await behind[0] is desk.begun[1]
     desk.begun[1].end()
-    assert await desk.admission.begin("a", "there", lambda: None, left=never) is None
+    assert await desk.downloads.begin("a", "there", lambda: None, left=never) is None
     desk.assert_idle()
 
 
@@ -266,7 +266,7 @@ async def test_what_cannot_begin_fails_for_whoever_asked_and_holds_nobody_up() -
     async def never() -> None:
         await asyncio.Event().wait()
 
-    failing = asyncio.create_task(desk.admission.begin("a", "key", broken, left=never))
+    failing = asyncio.create_task(desk.downloads.begin("a", "key", broken, left=never))
     behind = await desk.fill("b", 1)
     desk.begun[0].end()
     with pytest.raises(OSError, match="broken"):
@@ -274,7 +274,7 @@ async def test_what_cannot_begin_fails_for_whoever_asked_and_holds_nobody_up() -
     assert await behind[0] is desk.begun[1]
     desk.begun[1].end()
     with pytest.raises(OSError, match="broken"):
-        await desk.admission.begin("c", "key", broken, left=never)
+        await desk.downloads.begin("c", "key", broken, left=never)
     desk.assert_idle()
 
 
@@ -282,7 +282,7 @@ async def test_what_cannot_begin_fails_for_whoever_asked_and_holds_nobody_up() -
 async def test_whatever_comes_and_goes_nobody_waits_who_may_begin(seed: int) -> None:
     chance = random.Random(seed)
     desk = Desk(chance.choice((1, 2, 5, 16)))
-    admission = desk.admission
+    downloads = desk.downloads
     tasks: list[asyncio.Task[Job | None]] = []
     ended = 0
     for _ in range(300):
@@ -297,11 +297,11 @@ async def test_whatever_comes_and_goes_nobody_waits_who_may_begin(seed: int) -> 
                 chance.choice(tasks).cancel()
         if chance.random() < 0.7:
             await turn()
-            assert not any(map(admission._may_begin, admission._queues))
-        assert admission.running == len(desk.begun) - ended == sum(admission._held.values())
-        assert admission.running <= admission._limit
+            assert not any(map(downloads._may_begin, downloads._queues))
+        assert downloads.running == len(desk.begun) - ended == sum(downloads._held.values())
+        assert downloads.running <= downloads._limit
     await stop(*tasks)
-    assert admission.waiting == 0
+    assert downloads.waiting == 0
     while ended < len(desk.begun):
         desk.begun[ended].end()
         ended += 1

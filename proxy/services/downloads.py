@@ -51,8 +51,8 @@ class _Waiter(Generic[T]):
     outcome: asyncio.Future[T | None]
 
 
-class Admission(Generic[T]):
-    """Lets clients in, one of each client after the other.
+class Downloads(Generic[T]):
+    """Lets downloads begin, one of each client after the other.
 
     Invariants: `_held` counts what runs by who began it, without zeros; between two steps nobody
     waits who may begin; nobody waits for a key that was begun while they did.
