@@ -17,9 +17,9 @@ from proxy.background import beside, every
 from proxy.cache import PATIENCE, BlobStore, CacheError, Patience, RecordStore, load_secret
 from proxy.cache.fill import Fill
 from proxy.config import Settings
-from proxy.descriptors import room_for_connections
 from proxy.event_log import EventLog
 from proxy.events import Events
+from proxy.file_limit import room_for_connections
 from proxy.gauges import watch_cache, watch_limits, watch_pushes
 from proxy.handlers.access_log import AccessLogger
 from proxy.handlers.api import RegistryApi

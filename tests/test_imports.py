@@ -18,8 +18,8 @@ MAX_LINES = 400
 
 LEAVES = frozenset(
     {
-        *("background", "descriptors", "errors", "event_log", "events", "metrics", "oci", "peer"),
-        *("openness", "refusals", "singleflight", "sizes", "tls", "unix_socket"),
+        *("background", "errors", "event_log", "events", "file_limit", "metrics", "oci"),
+        *("openness", "peer", "refusals", "singleflight", "sizes", "tls", "unix_socket"),
     }
 )
 

@@ -11,7 +11,7 @@ PROGRAM = """
 import logging, resource, sys
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
-from proxy.descriptors import room_for_connections
+from proxy.file_limit import room_for_connections
 room = room_for_connections(100)
 print(room, *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
