@@ -21,7 +21,6 @@ from proxy.event_log import EventLog
 from proxy.events import Events
 from proxy.file_limit import room_for_connections
 from proxy.gauges import watch_cache, watch_limits, watch_pushes
-from proxy.handlers.access_log import AccessLogger
 from proxy.handlers.api import RegistryApi
 from proxy.handlers.authentication import authentication
 from proxy.handlers.blobs import BlobHandlers
@@ -33,7 +32,7 @@ from proxy.handlers.listings import ListingHandlers
 from proxy.handlers.manifests import ManifestHandlers
 from proxy.handlers.metrics import MetricsHandlers
 from proxy.handlers.replies import render_errors
-from proxy.handlers.server import AccessLog, HttpServer, Limits
+from proxy.handlers.server import HttpServer, Limits
 from proxy.handlers.uploads import UploadHandlers
 from proxy.metrics import Metrics
 from proxy.refusals import Refusals
@@ -64,7 +63,6 @@ from proxy.wiring import StartError as StartError
 from proxy.wiring import open_authenticator, open_registries, rules_of
 
 _log = logging.getLogger(__name__)
-_access_log = logging.getLogger("proxy.access")
 
 _EXPIRY_SECONDS: Final = 600.0
 # The free space of the file system is looked at as often, and times of last use are written down.
@@ -273,7 +271,6 @@ async def serve(
             built.app,
             limits=_connection_limits(settings),
             refusals=built.refusals,
-            access_log=AccessLog(logger=_access_log, writer=AccessLogger),
             tls=None if tls is None else lambda: tls.context,
         )
         try:

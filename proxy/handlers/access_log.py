@@ -10,6 +10,9 @@ from aiohttp.abc import AbstractAccessLogger
 
 from proxy.handlers.authentication import identity_of
 
+# Not `proxy.access`, which is the package that says who a client is.
+ACCESS_LOG: Final = logging.getLogger("proxy.access_log")
+
 _MAX_PATH: Final = 1024
 _MAX_AGENT: Final = 256
 

@@ -1,4 +1,4 @@
-"""The HTTP server: listening sockets, who is let in, TLS, and aiohttp behind them.
+"""The HTTP server: a place for each connection that is accepted, TLS, and aiohttp behind it.
 
 aiohttp's own sites accept without a limit, and hold one TLS context for ever.
 """
@@ -15,9 +15,9 @@ from functools import partial
 from typing import Final, cast
 
 from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
 
 from proxy.errors import BadRequest
+from proxy.handlers.access_log import ACCESS_LOG, AccessLogger
 from proxy.handlers.admission import Admission, Ticket, TurnedAway
 from proxy.handlers.connections import Connection, Patience
 from proxy.handlers.listener import Listener, bind
@@ -51,14 +51,6 @@ class Limits:
     idle_timeout: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessLog:
-    """Where requests are logged, and by what class of aiohttp's kind."""
-
-    logger: logging.Logger
-    writer: type[AbstractAccessLogger]
-
-
 class HttpServer:
     """Serves an application; `tls` gives the context of a connection that comes now."""
 
@@ -68,12 +60,10 @@ class HttpServer:
         *,
         limits: Limits,
         refusals: Refusals,
-        access_log: AccessLog,
         tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._limits = limits
         self._refusals = refusals
-        self._access_log = access_log
         self._tls = tls
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_FLUSH_SECONDS)
         self._patience = Patience(
@@ -138,8 +128,8 @@ class HttpServer:
             patience=self._patience,
             refusals=self._refusals,
             closed=ticket.give_back,
-            access_log=self._access_log.logger,
-            access_log_class=self._access_log.writer,
+            access_log=ACCESS_LOG,
+            access_log_class=AccessLogger,
         )
 
     def _hurry(self, connection: socket.socket) -> None:

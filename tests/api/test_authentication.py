@@ -315,7 +315,7 @@ async def test_a_refused_client_reads_the_reply_though_it_has_sent_more(
 async def test_the_log_names_the_user_and_no_client_can_forge_a_line(
     proxy: RunningProxy, htpasswd: Htpasswd, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "proxy.access")
+    caplog.set_level(logging.INFO, "proxy.access_log")
     htpasswd.set('eve "x', "secret word")
     clock.now += 2
     agents = ["plain/1", 'a" 200 0 "x\\', "a\tb", "\xa0\xad"]
@@ -323,7 +323,7 @@ async def test_the_log_names_the_user_and_no_client_can_forge_a_line(
         for agent in agents:
             await eve.ask("GET", "/v2/app/tags/list?token=secret", headers={"User-Agent": agent})
     await proxy.client.ask("GET", "/v2/a%0a%22b/tags/list", headers={"User-Agent": "x" * 5000})
-    lines = [r.getMessage() for r in caplog.records if r.name == "proxy.access"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "proxy.access_log"]
     shown = ["plain/1", r"a\" 200 0 \"x\\", r"a\tb"]
     for line, agent in zip(lines, shown, strict=False):
         assert line.startswith(r'127.0.0.1 - eve\x20\"x "GET /v2/app/tags/list" 200 ')

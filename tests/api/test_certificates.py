@@ -83,7 +83,7 @@ async def test_a_certificate_is_its_user(
     authority: trustme.CA,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "proxy.access")
+    caplog.set_level(logging.INFO, "proxy.access_log")
     robot = authority.issue_cert("client.example", common_name="robot")
     assert (await ask(proxy, server, robot))[0] == 200
     started = await ask(proxy, server, robot, "POST", "/v2/app/blobs/uploads/")

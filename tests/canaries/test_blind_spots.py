@@ -85,7 +85,7 @@ async def _ask_by_hand(proxy: RunningProxy) -> None:
     ("name", "level"),
     [
         ("proxy.anything", logging.DEBUG),
-        ("proxy.access", logging.DEBUG),
+        ("proxy.access_log", logging.DEBUG),
         ("aiohttp.access", logging.INFO),
         ("asyncio", logging.INFO),
         ("botocore.auth", logging.INFO),

@@ -56,5 +56,5 @@ def test_libraries_tell_no_more_than_info(level: str, monkeypatch: pytest.Monkey
     log_to_stderr(level, "%(message)s")
     for name in ("botocore", "botocore.auth", "boto3", "urllib3", "aiohttp.client", "asyncio"):
         assert not logging.getLogger(name).isEnabledFor(logging.DEBUG)
-    assert logging.getLogger("proxy.access").isEnabledFor(getattr(logging, level.upper()))
+    assert logging.getLogger("proxy.access_log").isEnabledFor(getattr(logging, level.upper()))
     assert logging.getLogger("proxy.app").isEnabledFor(logging.DEBUG) is (level == "debug")
