@@ -21,12 +21,13 @@ from proxy.errors import RegistryError
 from proxy.events import Events
 from proxy.refusals import Reason, Refusals
 from proxy.upstream.auth import Authorizer
-from proxy.upstream.bodies import MAX_ERROR_BYTES, conceal, read_body, read_quietly
+from proxy.upstream.bodies import MAX_ERROR_BYTES, read_body, read_quietly
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.errors import (
     Kind,
     What,
     Words,
+    conceal,
     means_expired,
     read_words,
     refused_credentials,

@@ -5,9 +5,11 @@ Pure: a status, headers and a body in, an error out. Nothing is raised here, not
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -52,6 +54,9 @@ _RETRY_AFTER: Final = re.compile(
 # From the last question mark before it on: a text of many would be looked through from each.
 _SIGNED: Final = re.compile(r"\?[^\s\"'<>?]*x-amz-[^\s\"'<>]*", re.IGNORECASE)
 _CREDENTIALS: Final = re.compile(r"\b(basic|bearer) +[a-z0-9+/=._~-]{16,}", re.IGNORECASE)
+# Of a password, in characters: a shorter one is a part of many words, which say more without their
+# gaps.
+_SHORTEST: Final = 6
 _XML_CODE: Final = re.compile(r"<Code>([^<]{1,200})</Code>")
 _XML_MESSAGE: Final = re.compile(r"<Message>([^<]{1,2000})</Message>")
 
@@ -135,6 +140,24 @@ def one_line(text: str) -> str:
 def redact(text: str) -> str:
     """Upstream's words without what they may repeat of a request: signed queries, credentials."""
     return _CREDENTIALS.sub(r"\1 …", _SIGNED.sub("?…", text))
+
+
+def conceal(body: bytes, authorization: str | None) -> bytes:
+    """A refusal's body without the credentials that were refused, should it repeat them.
+
+    Of a Basic header neither what was sent nor the password in it.
+    """
+    scheme, _, token = (authorization or "").partition(" ")
+    secrets = [token]
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            password = base64.b64decode(token, validate=True).decode().partition(":")[2]
+            if len(password) >= _SHORTEST:
+                secrets += [json.dumps(password)[1:-1], password]
+    for secret in secrets:
+        if secret:
+            body = body.replace(secret.encode(), b"(credentials)")
+    return body
 
 
 def _sentence(entry: Mapping[str, object]) -> str:

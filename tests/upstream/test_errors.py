@@ -12,9 +12,19 @@ from multidict import CIMultiDict
 
 from proxy import errors
 from proxy.errors import RegistryError, UpstreamRefusal
+from proxy.upstream.auth import basic
 from proxy.upstream.aws_errors import explain, explain_answer
 from proxy.upstream.bodies import MAX_ERROR_BYTES
-from proxy.upstream.errors import Kind, What, Words, means_expired, read_words, redact, translate
+from proxy.upstream.errors import (
+    Kind,
+    What,
+    Words,
+    conceal,
+    means_expired,
+    read_words,
+    redact,
+    translate,
+)
 from tests.upstream.fakes import ecr_error
 
 MANIFEST = What("ecr.example", Kind.MANIFEST, "team/app", "v1")
@@ -252,3 +262,25 @@ def test_whatever_upstream_says_becomes_an_error(status: int, body: bytes) -> No
 )
 def test_expiry_is_told_from_denial(status: int, code: str, message: str, expected: bool) -> None:
     assert means_expired(status, Words(code, message)) is expected
+
+
+PASSWORD = 'pass/"word\\+='
+
+
+@pytest.mark.parametrize(
+    ("authorization", "body", "expected"),
+    [
+        (basic("me", PASSWORD), f"no {basic('me', PASSWORD)} here", "no Basic (credentials) here"),
+        (basic("me", PASSWORD), f"no me:{PASSWORD} here", "no me:(credentials) here"),
+        (basic("me", PASSWORD), '"no pass/\\"word\\\\+= here"', '"no (credentials) here"'),
+        (basic("me", "a"), "a word as any", "a word as any"),
+        ("Bearer a.token", "no a.token here", "no (credentials) here"),
+        ("Basic ????", "no ???? here", "no (credentials) here"),
+        ("Basic", "no Basic here", "no Basic here"),
+        (None, "nothing was sent", "nothing was sent"),
+    ],
+)
+def test_credentials_that_a_refusal_repeats_are_taken_out(
+    authorization: str | None, body: str, expected: str
+) -> None:
+    assert conceal(body.encode(), authorization).decode() == expected
