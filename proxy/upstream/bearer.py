@@ -22,7 +22,8 @@ from proxy.errors import BadGateway, RegistryError
 from proxy.events import Event, Events, Kind
 from proxy.singleflight import SingleFlight
 from proxy.upstream.auth import ANY, BearerChallenge, parse_bearer
-from proxy.upstream.errors import What, read_words, refused_credentials
+from proxy.upstream.bodies import read_body
+from proxy.upstream.errors import What, conceal, read_words, refused_credentials
 from proxy.upstream.failures import translate_failure, without_secrets
 from proxy.upstream.locations import is_host, is_safe, origin, shown
 from proxy.upstream.transport import Request, Transport
@@ -135,17 +136,13 @@ class Bearer:
         url = self._realm(challenge, scope)
         what = What(self._registry)
         try:
-            response = await self._transport.send(Request("GET", url), await self._credentials())
-            async with response:
-                body = await response.content.read(_MAX_REPLY_BYTES)
-                while len(body) < _MAX_REPLY_BYTES and (
-                    more := await response.content.read(1 << 16)
-                ):
-                    body += more
+            used = await self._credentials()
+            async with await self._transport.send(Request("GET", url), used) as response:
+                body = await read_body(response, _MAX_REPLY_BYTES)
         except (aiohttp.ClientError, OSError) as error:
             raise translate_failure(error, url, "a token") from without_secrets(error)
         if response.status != 200:
-            words = read_words(response.headers, body)
+            words = read_words(response.headers, conceal(body, used))
             if response.status in {400, 401, 403}:
                 raise refused_credentials(words, what)
             raise BadGateway(

@@ -8,7 +8,7 @@ import json
 import pytest
 from aiohttp import web
 
-from proxy.errors import BadGateway, Unavailable
+from proxy.errors import BadGateway, RegistryError, Unavailable
 from proxy.events import Kind
 from proxy.oci import OCI_MANIFEST, Digest, RepositoryName, Tag
 from proxy.upstream import Registry, RegistryConfig
@@ -145,6 +145,20 @@ async def test_no_token_is_told(
     server.tell("GET", TOKEN, answer)
     with pytest.raises(expected, match=words):
         await plain.get_manifest(REPO, LATEST)
+
+
+@pytest.mark.parametrize("status", [401, 500])
+async def test_a_password_that_a_token_server_repeats_is_taken_out(
+    open_: OpenRegistry, server: FakeServer, status: int
+) -> None:
+    password = "not a word"
+    config = RegistryConfig(name="lan", url=server.url, username="u", password=password)
+    registry = await open_(config)
+    server.tell("GET", PATH, challenge(server))
+    server.tell("GET", TOKEN, Answer(status, f"no u:{password} here".encode()))
+    with pytest.raises(RegistryError, match=r"no u:\(credentials\) here") as caught:
+        await registry.get_manifest(REPO, LATEST)
+    assert password not in caught.value.message
 
 
 async def test_token_that_is_refused_is_not_asked_for_over_and_over(
