@@ -55,16 +55,7 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
     given = Given(flags)
     sources = given.merge()
     host, port = sources.listen
-    tls, access = _resolve_tls(sources, given), _resolve_access(sources)
-    authenticates = access.authenticates or (tls is not None and tls.client_ca_file is not None)
-    if not is_loopback(host) and not authenticates and not sources.insecure_no_client_auth:
-        raise SettingsError(
-            f"{given.name('listen')}: {host} is no loopback address, and clients are not "
-            "authenticated: whoever reaches it pulls and pushes with the proxy's credentials; "
-            "authenticate them (--htpasswd-file, --token-file, --tls-client-ca-file), or accept "
-            "that with --insecure-no-client-auth"
-        )
-    return Settings(
+    settings = Settings(
         host=host,
         port=port,
         registries=_resolve_registries(sources, given),
@@ -77,13 +68,22 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
         shutdown_timeout=sources.shutdown_timeout,
         log_level=sources.log_level,
         insecure_no_client_auth=sources.insecure_no_client_auth,
-        tls=tls,
-        access=access,
+        tls=_resolve_tls(sources, given),
+        access=_resolve_access(sources),
         limits=_resolve_limits(sources, given),
         ca_bundle=sources.ca_bundle,
         proxies=urllib.request.getproxies_environment(),
         warnings=_check_files(sources, given),
     )
+    is_open = not settings.authenticates and not settings.insecure_no_client_auth
+    if is_open and not is_loopback(host):
+        raise SettingsError(
+            f"{given.name('listen')}: {host} is no loopback address, and clients are not "
+            "authenticated: whoever reaches it pulls and pushes with the proxy's credentials; "
+            "authenticate them (--htpasswd-file, --token-file, --tls-client-ca-file), or accept "
+            "that with --insecure-no-client-auth"
+        )
+    return settings
 
 
 def _check_files(sources: Sources, given: Given) -> tuple[str, ...]:
