@@ -72,7 +72,10 @@ class Metrics(Collector):
                 counter.add_metric([kind.value], count)
             yield counter
         refusals = CounterMetricFamily(
-            _PREFIX + "refusals", "What clients were refused, by reason.", labels=["reason"]
+            _PREFIX + "refusals",
+            "What was refused to clients for safety's sake, or for a limit, by reason; redirect: "
+            "where a registry sent us and we do not go.",
+            labels=["reason"],
         )
         for reason, count in self._refusals.counts().items():
             refusals.add_metric([reason], count)

@@ -1,4 +1,4 @@
-"""What clients were refused for the sake of safety, counted by reason.
+"""What was refused for the sake of safety, to clients and to registries, counted by reason.
 
 A leaf: whoever refuses counts, the metrics show it.
 """
@@ -12,7 +12,7 @@ from enum import StrEnum
 class Reason(StrEnum):
     UNAUTHENTICATED = "unauthenticated"  # no credentials, or wrong ones
     DENIED = "denied"  # no rule allows it
-    ATTEMPTS = "attempts"  # too many wrong passwords from one address
+    ATTEMPTS = "attempts"  # too many wrong passwords from one address, or too many to try in time
     CONNECTIONS = "connections"  # as many as there may be in all
     CONNECTIONS_PER_CLIENT = "connections-per-client"
     BAD_REQUEST = "bad-request"  # what is no HTTP, or can be read in two ways

@@ -1,4 +1,4 @@
-"""Who a client is, and what it may do: no HTTP, no sockets, nothing of caches or upstream."""
+"""Who a client is, and what it may do: nothing of requests, sockets, caches or upstream."""
 
 from proxy.access.attempts import network_of
 from proxy.access.authenticator import Authenticator, open_authenticator

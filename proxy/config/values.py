@@ -79,8 +79,8 @@ class RegistrySettings:
     not `https://name`. `ecr` says how it was given: by host (ECR, tokens from AWS) or by URL (any
     registry; `username` and `password`, or nothing). `api_url` is the endpoint of ECR's JSON API
     when it is not AWS's. The client's certificate and key (PEM) are for a registry that asks for
-    one. `new_repositories` is None where none may be created. No file sets the
-    access key: it is for the demo's stand-in alone.
+    one. `new_repositories` is None where none may be created. No file sets the access key: it is
+    for the demo's stand-in alone.
     """
 
     name: str

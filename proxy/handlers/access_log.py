@@ -14,7 +14,7 @@ from proxy.handlers.authentication import identity_of
 ACCESS_LOG: Final = logging.getLogger("proxy.access_log")
 
 _MAX_PATH: Final = 1024
-_MAX_AGENT: Final = 256
+_MAX_FIELD: Final = 256
 
 
 class AccessLogger(AbstractAccessLogger):
@@ -23,20 +23,19 @@ class AccessLogger(AbstractAccessLogger):
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         # Probes come every few seconds, and say something only when something is wrong.
         probe = request.path in ("/livez", "/readyz", "/metrics") and response.status == 200
-        user = printable(identity_of(request).user, _MAX_AGENT).replace(" ", "\\x20")
+        user = printable(identity_of(request).user, _MAX_FIELD).replace(" ", "\\x20")
         self.logger.log(
             logging.DEBUG if probe else logging.INFO,
             '%s - %s "%s %s" %s %d %.3fs "%s"',
             request.remote,
             user or "-",
             request.method,
-            printable(
-                request.rel_url.raw_path, _MAX_PATH
-            ),  # undecoded: a path may hold a line break
+            # Undecoded: a path may hold a line break.
+            printable(request.rel_url.raw_path, _MAX_PATH),
             response.status,
             response.body_length,
             time,
-            printable(request.headers.get("User-Agent", "-"), _MAX_AGENT),
+            printable(request.headers.get("User-Agent", "-"), _MAX_FIELD),
         )
 
 

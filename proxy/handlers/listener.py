@@ -69,8 +69,8 @@ class Listener:
     """Accepts connections until it is closed, whatever the system says to that meanwhile.
 
     It owns the sockets; `take` gets each connection with its peer's address, and must not wait.
-    `pause_seconds` is how long it leaves them alone when one cannot be
-    accepted, for the want of descriptors mostly.
+    `pause_seconds` is how long it leaves them alone when one cannot be accepted, for the want of
+    descriptors mostly.
     """
 
     def __init__(

@@ -150,10 +150,9 @@ async def open_registry(
 
     `proxies` is what `urllib.request.getproxies_environment()` gives, `trust` whose certificates
     are trusted beside the system's; in `refusals` is counted where we were sent and did not go.
-    Without credentials the
-    registry opens all the same: `credentials_problem` says why, and they are looked for again.
-    Raises `ValueError`, with a sentence for the start's error line, for a configuration that can
-    never work.
+    Without credentials the registry opens all the same: `credentials_problem` says why, and they
+    are looked for again. Raises `ValueError`, with a sentence for the start's error line, for a
+    configuration that can never work.
     """
     tuning = tuning or Tuning()
     base = _read_base(config)

@@ -35,8 +35,7 @@ _MAX_HEADER_BYTES: Final = 128 * 1024
 # What may gather of a body while its reader is busy; twice that makes upstream wait. With aiohttp's
 # 64 KiB a blob comes in small pieces, each with a trip to a thread and back.
 _READ_BYTES: Final = 512 * 1024
-
-
+# What the system may hold of a body that it has not sent.
 _UNSENT_BYTES: Final = 256 * 1024
 
 
