@@ -35,9 +35,9 @@ def health(live: bool, **flags: object) -> None:
     """Ask the proxy on this machine how it is.
 
     It finds the proxy as serve finds its address: by options, ECR_CACHE_PROXY_<OPTION> in the
-    environment, or the settings file. The exit code is 0 when the proxy is well, and 1, with the
-    reason, when it is not or does not answer. Over HTTPS the certificate is not looked at: the
-    question goes to this machine alone, and says nothing.
+    environment, or the settings file. The exit code is 0 when the proxy is well, and 1 when it is
+    not or does not answer; where clients must log in, only the proxy's log says why. Over HTTPS the
+    certificate is not looked at: the question goes to this machine alone, and says nothing.
     """
     try:
         settings = load_listen_settings(flags)

@@ -77,9 +77,19 @@ _LIMITS: Final = (
         DEFAULT_HEADER_TIMEOUT,
         "How long a request's header, or a TLS handshake, may take.",
     ),
-    ("body-timeout", "TIME", DEFAULT_BODY_TIMEOUT, "How long a body may not move."),
-    ("send-timeout", "TIME", DEFAULT_SEND_TIMEOUT, "How long a client may read nothing."),
-    ("idle-timeout", "TIME", DEFAULT_IDLE_TIMEOUT, "How long a connection may have no request."),
+    ("body-timeout", "TIME", DEFAULT_BODY_TIMEOUT, "How long nothing may come of a body."),
+    (
+        "send-timeout",
+        "TIME",
+        DEFAULT_SEND_TIMEOUT,
+        "How long a client may read nothing of a reply.",
+    ),
+    (
+        "idle-timeout",
+        "TIME",
+        DEFAULT_IDLE_TIMEOUT,
+        "How long a connection without a request is kept.",
+    ),
 )
 
 
@@ -95,6 +105,7 @@ def limits(command: Callable[..., None]) -> Callable[..., None]:
     epilog=examples(
         f"{PROGRAM} serve --registry 123456789012.dkr.ecr.eu-west-1.amazonaws.com",
         f"{PROGRAM} serve --registry http://lan-cache:5000 --cache-dir /var/cache/ecr",
+        f"{PROGRAM} serve --listen 0.0.0.0:5000 --token-file tokens --registry ...",
         f"{PROGRAM} serve --config /etc/ecr-cache-proxy.toml --log-level warning",
     )
 )
@@ -196,12 +207,19 @@ def limits(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--htpasswd-file",
     metavar="FILE",
-    help="Clients authenticate by user and password; made with htpasswd -B.",
+    help="Clients authenticate by user and password; made with "
+    f"{PROGRAM} htpasswd, or htpasswd -B.",
 )
 @click.option(
     "--token-file",
     metavar="FILE",
     help=f"Clients authenticate by a token; each line is made with {PROGRAM} token.",
+)
+@click.option(
+    "--insecure-no-client-auth",
+    is_flag=True,
+    default=None,
+    help="Listen on an address that is not loopback, though clients are not authenticated.",
 )
 @click.option("--read-only", is_flag=True, default=None, help="Refuse pushes and deletions.")
 @click.option(
@@ -210,12 +228,6 @@ def limits(command: Callable[..., None]) -> Callable[..., None]:
     help="Certificates (PEM) that are trusted upstream beside the system's.",
 )
 @limits
-@click.option(
-    "--insecure-no-client-auth",
-    is_flag=True,
-    default=None,
-    help="Listen on an address that is not loopback, though clients are not authenticated.",
-)
 def serve(**flags: object) -> None:
     """Run the proxy.
 
