@@ -66,6 +66,7 @@ from proxy.config.values import (
     parse_path,
     parse_registry,
     parse_seconds,
+    parse_upload_size,
 )
 from proxy.sizes import Share
 
@@ -167,7 +168,7 @@ class Sources(BaseSettings):
     max_manifest_size: Annotated[int, BeforeValidator(parse_manifest_size)] = parse_manifest_size(
         DEFAULT_MAX_MANIFEST_SIZE
     )
-    max_upload_size: Annotated[int, BeforeValidator(parse_bytes)] = parse_bytes(
+    max_upload_size: Annotated[int, BeforeValidator(parse_upload_size)] = parse_upload_size(
         DEFAULT_MAX_UPLOAD_SIZE
     )
     max_uploads_per_client: _Count = parse_count(DEFAULT_MAX_UPLOADS_PER_CLIENT)

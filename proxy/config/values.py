@@ -275,6 +275,14 @@ def parse_manifest_size(value: object) -> int:
     return size
 
 
+def parse_upload_size(value: object) -> int:
+    """Bytes. Elsewhere 0 stands for no limit, and here it would be for no blob."""
+    size = parse_bytes(value)
+    if not size:
+        raise ValueError("with 0 no blob would be taken; leave it out for ECR's own limit")
+    return size
+
+
 def parse_header_size(value: object) -> int:
     """Bytes. What clients of every kind send must find room."""
     size = parse_bytes(value)

@@ -17,6 +17,7 @@ from tests.config.loading import ECR, refusal
         ({"cache_size": "20XB"}, "--cache-size: '20XB' is no size"),
         ({"cache_size": "20"}, "--cache-size: 20 is 20 bytes, and 1MiB is the least"),
         ({"cache_size": "0"}, "--cache-size: 0 is 0 bytes"),
+        ({"max_upload_size": "0"}, "--max-upload-size: with 0 no blob would be taken"),
         ({"cache_dir": ""}, "--cache-dir: '' is no path"),
         ({"cache_dir": "~nobody-has-this-name/x"}, "--cache-dir: '~nobody-has-this-name/x'"),
         ({"listen": "5000"}, "--listen: '5000' is no address"),
