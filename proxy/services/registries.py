@@ -162,7 +162,7 @@ class Registries:
         """What the registry is called that `?ns=` names, configured or not."""
         return self._default.name if ns is None else ns
 
-    def catalog(self, ns: str | None, shown: Callable[[str], bool] = _everything) -> Registry:
+    def catalog(self, ns: str | None, shown: Callable[[str], bool]) -> Registry:
         """The registry whose repositories are to be listed."""
         if ns is None:
             return self._default

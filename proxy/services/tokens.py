@@ -1,4 +1,4 @@
-"""The token in an upload's location: opaque, URL-safe, good for one repository only."""
+"""The token in an upload's location: opaque, URL-safe, good for one repository and user."""
 
 from __future__ import annotations
 

@@ -44,12 +44,7 @@ from proxy.upstream.failures import (
 from proxy.upstream.limits import Limits, count_operations
 from proxy.upstream.locations import Destinations, is_safe, resolve, shown
 from proxy.upstream.retry import REPEATABLE, Repetitions, retry_after
-from proxy.upstream.transport import (
-    Pool,
-    Request,
-    Sending,
-    Transport,
-)
+from proxy.upstream.transport import Pool, Request, Sending, Transport
 from proxy.upstream.values import Tuning
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
