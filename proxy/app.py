@@ -20,7 +20,7 @@ from proxy.config import Settings
 from proxy.event_log import EventLog
 from proxy.events import Events
 from proxy.file_limit import room_for_connections
-from proxy.gauges import watch_cache, watch_limits, watch_pushes
+from proxy.gauges import watch_cache, watch_connections, watch_limits, watch_pushes
 from proxy.handlers.api import RegistryApi
 from proxy.handlers.authentication import authentication
 from proxy.handlers.blobs import BlobHandlers
@@ -110,6 +110,7 @@ class Built:
 
     app: web.Application
     refusals: Refusals
+    metrics: Metrics
     drain: Callable[[float], Awaitable[None]]
 
 
@@ -248,7 +249,7 @@ async def build(
             await stack.enter_async_context(beside(verifying))
         control = listening(Upkeep(store), store.space.layout.control)
         await stack.enter_async_context(control)
-        yield Built(app, refusals, debts.drain)
+        yield Built(app, refusals, metrics, debts.drain)
 
 
 async def serve(
@@ -273,6 +274,7 @@ async def serve(
             refusals=built.refusals,
             tls=None if tls is None else lambda: tls.context,
         )
+        watch_connections(lambda: server.connections, built.metrics)
         try:
             try:
                 host, port = await server.open(settings.host, settings.port)

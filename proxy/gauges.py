@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy.cache import BlobStore
 from proxy.cache.fill import Fill
 from proxy.metrics import Metrics
@@ -58,6 +60,11 @@ def watch_pushes(uplinks: Uplinks, metrics: Metrics) -> None:
         uplinks.owed_blobs,
         label="registry",
     )
+
+
+def watch_connections(count: Callable[[], int], metrics: Metrics) -> None:
+    """Show how many connections clients have open."""
+    metrics.add_gauge("connections_open", "Connections of clients.", count)
 
 
 def watch_limits(downloads: Downloads[Fill], uploads: Uploads, metrics: Metrics) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from proxy.access.tokens import Tokens, parse_token_file, parse_token_settings
 from proxy.errors import TooManyRequests, Unauthorized
 
 CHALLENGE: Final = 'Basic realm="ecr-cache-proxy"'
+_log = logging.getLogger(__name__)
+
 # Files are looked at when somebody asks, as often as this at most.
 _LOOK_SECONDS: Final = 1.0
 # How long, in seconds, a password waits for its turn to be tried: below the 30 s after which some
@@ -69,11 +72,20 @@ def open_authenticator(
         file = None
         if token_file is not None:
             file = WatchedFile(token_file, parse_token_file)
+            if not file.value and not tokens:
+                _warn_of_nobody(token_file)
         methods.append(Tokens(parse_token_settings(tokens), file))
     if htpasswd_file is not None:
-        methods.append(Passwords(WatchedFile(htpasswd_file, parse_htpasswd), clock))
+        users = WatchedFile(htpasswd_file, parse_htpasswd)
+        if not users.value.hashes:
+            _warn_of_nobody(htpasswd_file)
+        methods.append(Passwords(users, clock))
     reader = None if certificates is None else Certificates(certificates)
     return Authenticator(methods, reader, clock=clock)
+
+
+def _warn_of_nobody(path: Path) -> None:
+    _log.warning("%s names nobody: until it does, nobody can log in by it", path)
 
 
 class Authenticator:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -55,10 +56,11 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
     given = Given(flags)
     sources = given.merge()
     host, port = sources.listen
+    registries = _resolve_registries(sources, given)
     settings = Settings(
         host=host,
         port=port,
-        registries=_resolve_registries(sources, given),
+        registries=registries,
         cache_dir=_resolve_cache_dir(sources),
         cache_size=sources.cache_size,
         min_free=sources.min_free,
@@ -73,7 +75,7 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
         limits=_resolve_limits(sources, given),
         ca_bundle=sources.ca_bundle,
         proxies=urllib.request.getproxies_environment(),
-        warnings=_check_files(sources, given),
+        warnings=(*_check_files(sources, given), *_check_rules(sources, given, registries)),
     )
     is_open = not settings.authenticates and not settings.insecure_no_client_auth
     if is_open and not is_loopback(host):
@@ -93,6 +95,21 @@ def _check_files(sources: Sources, given: Given) -> tuple[str, ...]:
     trusted = [sources.ca_bundle, sources.tls_client_ca_file, sources.tls_cert_file]
     (secrets if given.has_secrets else trusted).append(given.path)
     return tuple(check_secret_files(secrets, trusted))
+
+
+def _check_rules(
+    sources: Sources, given: Given, registries: Sequence[RegistrySettings]
+) -> Iterator[str]:
+    """Warnings about rules that are of no use, which most often is a misspelt name."""
+    if not all(registry.ecr for registry in registries):
+        return  # another proxy upstream may have registries of any name
+    names = [registry.name for registry in registries]
+    for number, rule in enumerate(sources.rules, 1):
+        if not any(fnmatchcase(name, pattern) for name in names for pattern in rule.registries):
+            yield (
+                f"{given.path}: rule {number}: registries: no configured registry matches "
+                f"{', '.join(rule.registries)}; configured: {', '.join(names)}"
+            )
 
 
 def load_cache_settings(flags: Mapping[str, object]) -> CacheSettings:

@@ -16,6 +16,7 @@ from proxy.config.values import (
     parse_host_name,
     parse_kms_key,
     parse_mutable_tags,
+    parse_name_patterns,
     parse_path,
     parse_patterns,
     parse_resource_tags,
@@ -96,6 +97,7 @@ class Table(BaseModel):
 
 
 _Patterns: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(parse_patterns)]
+_Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(parse_name_patterns)]
 
 
 class RuleTable(BaseModel):
@@ -104,6 +106,6 @@ class RuleTable(BaseModel):
     model_config = ConfigDict(extra="forbid", alias_generator=kebab, frozen=True)
 
     users: _Patterns
-    repositories: _Patterns
-    registries: _Patterns = ("*",)
+    repositories: _Names
+    registries: _Names = ("*",)
     allow: Annotated[tuple[Action, ...], BeforeValidator(split_names), Field(strict=False)]

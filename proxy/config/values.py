@@ -302,6 +302,18 @@ def parse_patterns(value: object) -> tuple[str, ...]:
     return tuple(patterns)
 
 
+def parse_name_patterns(value: object) -> tuple[str, ...]:
+    """Patterns of repositories or registries, whose names are in lower case."""
+    patterns = parse_patterns(value)
+    for pattern in patterns:
+        if pattern != pattern.lower():
+            raise ValueError(
+                f"{pattern!r} matches nothing: names of repositories and registries are in lower "
+                f"case; write {pattern.lower()!r}"
+            )
+    return patterns
+
+
 def parse_floor(value: object) -> Share:
     return parse_share(str(value))
 

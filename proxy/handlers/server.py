@@ -79,6 +79,11 @@ class HttpServer:
         self._connecting: set[asyncio.Task[None]] = set()
         self._listener: Listener | None = None
 
+    @property
+    def connections(self) -> int:
+        """How many clients have open, those that are being turned away not counted."""
+        return self._admission.total
+
     async def open(self, host: str, port: int) -> tuple[str, int]:
         """Begin to listen, and say where; raises `OSError`. To be closed in any case."""
         sockets = await bind(host, port)

@@ -282,3 +282,15 @@ async def test_a_file_that_cannot_be_used_is_no_start(tmp_path: Path) -> None:
     for way in ("htpasswd_file", "token_file"):
         with pytest.raises(AccessError, match="cannot read"):
             open_authenticator(**{way: tmp_path / "none"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["htpasswd_file", "token_file"])
+def test_a_file_that_names_nobody_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("# nobody yet\n")
+    path.chmod(0o600)
+    open_authenticator(**{kind: path})  # type: ignore[arg-type]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{path} names nobody")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.events import Kind
-from tests.running import RunningProxy
+from tests.running import Client, RunningProxy
 from tests.test_metrics import samples
 
 PREFIX = "ecr_cache_proxy_"
@@ -27,6 +27,17 @@ async def test_metrics_tell_of_a_push_and_a_hit(proxy: RunningProxy) -> None:
         assert seen[f"{PREFIX}cache_{name}"] == 0
     # A token was obtained before the first request, and is counted all the same.
     assert seen[f"{PREFIX}events_total kind={Kind.TOKEN.value}"] == 1
+
+
+async def test_metrics_tell_how_many_connections_are_open(proxy: RunningProxy) -> None:
+    name = f"{PREFIX}connections_open"
+    assert (await _ask(proxy))[name] == 1
+    other = Client(f"http://{proxy.address}")
+    assert (await other.ask("GET", "/livez")).status == 200
+    assert (await _ask(proxy))[name] == 2
+    await other.close()
+    while (await _ask(proxy))[name] != 1:
+        pass
 
 
 async def test_metrics_are_in_prometheus_text_format(proxy: RunningProxy) -> None:

@@ -87,6 +87,10 @@ def test_an_unknown_variable_is_refused(
             "{file}: rule 1: user: unknown key; did you mean users?",
         ),
         (
+            '[[rule]]\nusers = "ci"\nrepositories = "Team/*"\nallow = []',
+            "{file}: rule 1: repositories: 'Team/*' matches nothing: names of repositories",
+        ),
+        (
             '[[rule]]\nusers = "ci"\nallow = ["pull"]',
             "{file}: rule 1: repositories: this key is missing",
         ),

@@ -161,3 +161,20 @@ def test_an_address_that_others_reach_is_refused_unless_that_is_accepted(
         settings = load_settings({"listen": listen, "registry": (ECR,), way: "users"})
         assert settings.host == host
         assert settings.authenticates
+
+
+def test_a_rule_about_no_configured_registry_is_warned_of(file: Path) -> None:
+    rules = """
+[[rule]]
+users = "*"
+repositories = "*"
+registries = "{}"
+allow = []
+"""
+    asked = f'[[registry]]\nhost = "{ECR}"\n{rules}'
+    (warning,) = load(asked.format(OTHER_ECR), file).warnings
+    assert warning.startswith(f"{file}: rule 1: registries: no configured registry matches")
+    assert load(asked.format("123456789012.*"), file).warnings == ()
+    # Another proxy may know registries of any name.
+    parent = '[[registry]]\nurl = "https://lan.example"\n'
+    assert load(parent + asked.format(OTHER_ECR), file).warnings == ()
