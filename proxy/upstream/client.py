@@ -133,7 +133,9 @@ class Client:
             async with self.open(call, repetitions) as response:
                 begun = self._breaker.begin()
                 try:
-                    body = await read_body(response, limit)
+                    # In all: one that comes a byte at a time is never silent, and never whole.
+                    async with asyncio.timeout(self._tuning.idle):
+                        body = await read_body(response, limit)
                 except (aiohttp.ClientError, OSError) as error:
                     failure = self._fail(error, response.url, call, begun)
                     if call.safe and await self._pause(repetitions):

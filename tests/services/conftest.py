@@ -70,7 +70,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         StandInSettings(repositories=("app", "other"), rate_limits=False)
     ) as standin:
         config = config_of(standin)
-        tuning = Tuning(patience=0.2, first_pause=0.01)
+        tuning = Tuning(patience=0.2, first_pause=0.01, start_wait=30.0)
         registry = await open_registry(config, proxies={}, events=events, tuning=tuning)
         target = Target(registry, RepositoryName.parse("app"))
         store = await BlobStore.open(tmp_path, budget=BUDGET, events=events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -330,6 +331,28 @@ async def test_a_hung_manifest_is_given_up_while_its_client_still_listens(
     with pytest.raises(GatewayTimeout):
         await registry.put_manifest(REPO, LATEST, b"{}", OCI_MANIFEST)
     leave.set()
+
+
+async def test_an_answer_that_comes_a_byte_at_a_time_is_given_up(
+    open_: OpenRegistry, server: FakeServer
+) -> None:
+    """It is never silent, and whoever waits for it would wait for ever."""
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": OCI_MANIFEST})
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await response.write(b" ")
+                await asyncio.sleep(0)
+        return response
+
+    server.tell("GET", PATH, drip)
+    registry = await open_(
+        RegistryConfig(name="lan", url=server.url), tuning=replace(QUICK, idle=0.1, attempts=1)
+    )
+    with pytest.raises(GatewayTimeout):
+        await registry.get_manifest(REPO, LATEST)
 
 
 async def test_wait_for_a_connection_is_bounded(open_: OpenRegistry, server: FakeServer) -> None:
