@@ -290,7 +290,7 @@ async def serve(
             await stop.wait()
             _log.info("stopping: waiting up to %gs for requests", settings.shutdown_timeout)
             deadline = time.monotonic() + settings.shutdown_timeout
-            await server.stop()
+            server.stop()
             await draining.finish(settings.shutdown_timeout)
             # What requests have promised is kept, as far as the time goes.
             await built.drain(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Listening sockets, and the loops that accept from them; not what becomes of a connection."""
+"""Listening sockets, and what accepts from them; not what becomes of a connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any, Final
 
 _log = logging.getLogger(__name__)
@@ -86,7 +85,10 @@ class Listener:
         self._take = take
         self._pause = pause_seconds
         self._complained = -_REPEAT_SECONDS
-        self._loops = [asyncio.create_task(self._accept_from(one)) for one in sockets]
+        self._loop = asyncio.get_running_loop()
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
+        for one in sockets:
+            self._watch(one)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -94,30 +96,35 @@ class Listener:
         host, port = self._sockets[0].getsockname()[:2]
         return host, port
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Take no new connections; those that are there are not touched."""
-        for task in self._loops:
-            task.cancel()
-        # The sockets only after the loops: the event loop knows them by their numbers.
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        for pause in self._pauses.values():
+            pause.cancel()
         for one in self._sockets:
+            self._loop.remove_reader(one)
             one.close()
 
-    async def _accept_from(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        for number in count(1):
+    def _watch(self, listening: socket.socket) -> None:
+        self._loop.add_reader(listening, self._accept_from, listening)
+
+    def _accept_from(self, listening: socket.socket) -> None:
+        """Take what waits. The event loop's `sock_accept` loses one that comes as it is cancelled,
+        with a traceback.
+        """
+        for _ in range(_AT_ONCE):
             try:
-                connection, address = await loop.sock_accept(listening)
+                connection, address = listening.accept()
+            except BlockingIOError:
+                return
             except ConnectionAbortedError:
                 continue  # the client has gone while it waited
             except OSError as error:
                 self._complain(error)
-                await asyncio.sleep(self._pause)
-                continue
+                self._loop.remove_reader(listening)
+                self._pauses[listening] = self._loop.call_later(self._pause, self._watch, listening)
+                return
+            connection.setblocking(False)
             self._take(connection, address[0])
-            # Accepting a connection that waits does not give others their turn.
-            if number % _AT_ONCE == 0:
-                await asyncio.sleep(0)
 
     def _complain(self, error: OSError) -> None:
         now = time.monotonic()

@@ -98,14 +98,15 @@ class HttpServer:
         self._listener = Listener(sockets, partial(self._take, server))
         return self._listener.address
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Take no new connections; the others go on."""
         if self._listener is not None:
-            await self._listener.close()
+            self._listener.close()
+            self._listener = None
 
     async def close(self) -> None:
         """Let the last replies out, then close what is left."""
-        await self.stop()
+        self.stop()
         for task in self._connecting:
             task.cancel()
         await asyncio.gather(*self._connecting, return_exceptions=True)

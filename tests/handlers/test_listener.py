@@ -28,7 +28,27 @@ async def test_every_address_of_a_host_has_the_same_port(host: str) -> None:
         connection.close()
         writer.close()
         await writer.wait_closed()
-    await listener.close()
+    listener.close()
+
+
+async def test_all_that_wait_are_taken_and_none_that_comes_as_it_closes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sockets = await bind("127.0.0.1", 0)
+    taken: asyncio.Queue[socket.socket] = asyncio.Queue()
+    listener = Listener(sockets, lambda one, _: taken.put_nowait(one))
+    address = listener.address
+    clients = [socket.create_connection(address) for _ in range(100)]
+    for _ in clients:
+        (await taken.get()).close()
+    late = socket.create_connection(address)
+    listener.close()
+    with pytest.raises(ConnectionResetError):
+        late.recv(1)
+    assert taken.empty()
+    assert not caplog.records
+    for client in (*clients, late):
+        client.close()
 
 
 async def test_a_host_that_is_none_of_this_machines_is_an_error() -> None:
@@ -83,7 +103,7 @@ async def test_without_descriptors_it_pauses_says_so_once_and_goes_on_when_there
         await listener.thrice.wait()
         assert taken.empty()
     (await taken.get()).close()
-    await listener.close()
+    listener.close()
     client.close()
     (message,) = (record.getMessage() for record in caplog.records)
     assert "Too many open files" in message
