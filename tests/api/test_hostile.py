@@ -9,25 +9,10 @@ import logging
 import pytest
 
 from proxy.standin import Fault, StandIn
+from tests.api.pieces import send
 from tests.running import RunningProxy
 
 PUT = b"PUT /v2/app/manifests/t HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n"
-
-
-async def _send(proxy: RunningProxy, *pieces: bytes) -> bytes:
-    """The reply to bytes as they are, each sent after the one before was read."""
-    host, _, port = proxy.address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await proxy.client.ask("GET", "/livez")
-        head = await reader.readuntil(b"\r\n\r\n")
-        return head + await reader.read(4096)
-    finally:
-        writer.close()
-        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("named", [r"a\u0000b", r"a\r\nX: y", r"\ud800", "é", "a b", ""])
@@ -35,14 +20,14 @@ async def test_a_media_type_that_can_be_no_header_is_refused(
     proxy: RunningProxy, named: str
 ) -> None:
     body = f'{{"mediaType":"{named}"}}'.encode()
-    reply = await _send(proxy, PUT + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    reply = await send(proxy, PUT + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     assert reply.startswith(b"HTTP/1.1 400 ")
     assert b"MANIFEST_INVALID" in reply
 
 
 async def test_a_body_is_taken_as_it_is_whatever_coding_it_claims(proxy: RunningProxy) -> None:
     """Digests are of the bytes that were sent: nothing is decoded, and nothing can fail to be."""
-    reply = await _send(
+    reply = await send(
         proxy,
         PUT + b"Content-Type: application/vnd.oci.image.index.v1+json\r\n"
         b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",

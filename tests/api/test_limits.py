@@ -14,6 +14,7 @@ from proxy.config import LimitSettings
 from proxy.demo import registry_of
 from proxy.oci import OCI_MANIFEST, Digest
 from proxy.standin import Fault, StandIn
+from tests.api.pieces import send
 from tests.api.pushing import MIB
 from tests.running import Answer, Client, RunningProxy, running, settings_for, straight_to
 from tests.test_metrics import samples
@@ -61,27 +62,6 @@ async def begin(client: Client) -> str:
     answer = await client.ask("POST", UPLOADS)
     assert answer.status == 202, answer
     return answer.headers["Location"]
-
-
-async def send(proxy: RunningProxy, *pieces: bytes) -> bytes:
-    """The reply to bytes as they are, each sent after the one before was read; no more follow."""
-    host, _, port = proxy.address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await proxy.client.ask("GET", "/livez")
-        head = await reader.readuntil(b"\r\n\r\n")
-        [length] = [
-            int(line.partition(b":")[2])
-            for line in head.split(b"\r\n")
-            if line.lower().startswith(b"content-length:")
-        ]
-        return head + await reader.readexactly(length)
-    finally:
-        writer.close()
-        await writer.wait_closed()
 
 
 async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:
